@@ -1,0 +1,1 @@
+"""Pure OCI vocabulary: references, digests, media types, platforms, documents, tar. No I/O, no await, no clock."""
