@@ -19,6 +19,7 @@ class Clone(IntFlag):
     """namespaces(7), clone(2)."""
 
     NEWTIME = 0x00000080
+    PARENT = 0x00008000  # not a namespace: the child's parent is the caller's parent
     NEWNS = 0x00020000
     NEWCGROUP = 0x02000000
     NEWUTS = 0x04000000
@@ -76,13 +77,58 @@ class Resolve(IntFlag):
     IN_ROOT = 0x10
 
 
+class TreeFlag(IntFlag):
+    """open_tree(2)."""
+
+    NONE = 0
+    CLONE = 0x1
+    SYMLINK_NOFOLLOW = 0x100
+    EMPTY_PATH = 0x1000
+    RECURSIVE = 0x8000
+
+
+class MountAttr(IntFlag):
+    """mount_setattr(2)."""
+
+    NONE = 0
+    RDONLY = 0x1
+    NOSUID = 0x2
+    NODEV = 0x4
+    NOEXEC = 0x8
+    ATIME = 0x70
+    NOATIME = 0x10
+    STRICTATIME = 0x20
+    NODIRATIME = 0x80
+    NOSYMFOLLOW = 0x200000
+
+
+class CloseRange(IntFlag):
+    """close_range(2)."""
+
+    NONE = 0
+    UNSHARE = 2
+    CLOEXEC = 4
+
+
+class SeccompFlag(IntFlag):
+    """seccomp(2), SECCOMP_SET_MODE_FILTER."""
+
+    NONE = 0
+    TSYNC = 1
+    LOG = 2
+    SPEC_ALLOW = 4
+    WAIT_KILLABLE_RECV = 32
+
+
 class Prctl:
     """prctl(2) options."""
 
     SET_PDEATHSIG = 1
+    GET_DUMPABLE = 3
     SET_DUMPABLE = 4
     SET_KEEPCAPS = 8
     SET_NAME = 15
+    CAPBSET_READ = 23
     CAPBSET_DROP = 24
     SET_CHILD_SUBREAPER = 36
     SET_NO_NEW_PRIVS = 38
@@ -94,8 +140,22 @@ class Prctl:
 _SYS_PIVOT_ROOT = 155 if os.uname().machine == "x86_64" else 41
 _SYS_CAPSET = 126 if os.uname().machine == "x86_64" else 91
 _SYS_CLONE = 56 if os.uname().machine == "x86_64" else 220
+_SYS_KEYCTL = 250 if os.uname().machine == "x86_64" else 219
+_SYS_SECCOMP = 317 if os.uname().machine == "x86_64" else 277
+_SYS_OPEN_TREE = 428
+_SYS_MOVE_MOUNT = 429
+_SYS_CLOSE_RANGE = 436
 _SYS_OPENAT2 = 437
 _SYS_PIDFD_GETFD = 438
+_SYS_MOUNT_SETATTR = 442
+
+_AT_EMPTY_PATH = 0x1000
+_AT_RECURSIVE = 0x8000
+_OPEN_TREE_CLOEXEC = os.O_CLOEXEC
+_MOVE_MOUNT_F_EMPTY_PATH = 0x04
+_MOVE_MOUNT_T_EMPTY_PATH = 0x40
+_KEYCTL_JOIN_SESSION_KEYRING = 1
+_SECCOMP_SET_MODE_FILTER = 1
 
 _libc.syscall.restype = ctypes.c_long
 _libc.mount.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p]
@@ -104,6 +164,7 @@ _libc.setns.argtypes = [ctypes.c_int, ctypes.c_int]
 _libc.unshare.argtypes = [ctypes.c_int]
 _libc.prctl.argtypes = [ctypes.c_int, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong]
 _libc.sethostname.argtypes = [ctypes.c_char_p, ctypes.c_size_t]
+_libc.setdomainname.argtypes = [ctypes.c_char_p, ctypes.c_size_t]
 
 
 def _check(result: int, path: str | bytes | None = None) -> int:
@@ -164,6 +225,12 @@ def sethostname(name: str) -> None:
     _check(_libc.sethostname(raw, len(raw)), raw)
 
 
+def setdomainname(name: str) -> None:
+    """setdomainname(2)."""
+    raw = name.encode()
+    _check(_libc.setdomainname(raw, len(raw)), raw)
+
+
 class _OpenHow(ctypes.Structure):
     _fields_ = [("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64)]  # noqa: RUF012
 
@@ -219,3 +286,61 @@ def capset(*, effective: int, permitted: int, inheritable: int) -> None:
 def pidfd_getfd(pidfd: int, fd: int) -> int:
     """pidfd_getfd(2): a duplicate of another process's descriptor."""
     return _check(_libc.syscall(_SYS_PIDFD_GETFD, pidfd, fd, 0))
+
+
+def open_tree(dir_fd: int, path: str | bytes, flags: TreeFlag = TreeFlag.NONE) -> int:
+    """open_tree(2), Linux 5.2. Returns a new close-on-exec O_PATH descriptor that the caller owns.
+
+    With CLONE it is a detached copy of the mount (RECURSIVE: of all below it), to be attached by `move_mount`.
+    """
+    raw = os.fsencode(path)
+    return _check(_libc.syscall(_SYS_OPEN_TREE, dir_fd, raw, int(flags) | _OPEN_TREE_CLOEXEC), raw)
+
+
+def move_mount(from_fd: int, to_fd: int) -> None:
+    """move_mount(2), Linux 5.2: attach the mount that `from_fd` stands for on what `to_fd` stands for."""
+    how = _MOVE_MOUNT_F_EMPTY_PATH | _MOVE_MOUNT_T_EMPTY_PATH
+    _check(_libc.syscall(_SYS_MOVE_MOUNT, from_fd, b"", to_fd, b"", how))
+
+
+class _MountAttr(ctypes.Structure):
+    _fields_ = [  # noqa: RUF012
+        ("attr_set", ctypes.c_uint64),
+        ("attr_clr", ctypes.c_uint64),
+        ("propagation", ctypes.c_uint64),
+        ("userns_fd", ctypes.c_uint64),
+    ]
+
+
+def mount_setattr(
+    fd: int,
+    *,
+    set_: MountAttr = MountAttr.NONE,
+    clear: MountAttr = MountAttr.NONE,
+    propagation: MountFlag = MountFlag.NONE,
+    recursive: bool = False,
+) -> None:
+    """mount_setattr(2), Linux 5.12, on the mount that `fd` stands for; attributes not named stay as they are."""
+    attr = _MountAttr(int(set_), int(clear), int(propagation), 0)
+    flags = _AT_EMPTY_PATH | (_AT_RECURSIVE if recursive else 0)
+    _check(_libc.syscall(_SYS_MOUNT_SETATTR, fd, b"", flags, ctypes.byref(attr), ctypes.sizeof(attr)))
+
+
+def close_range(first: int, last: int = 0xFFFFFFFF, flags: CloseRange = CloseRange.NONE) -> None:
+    """close_range(2), Linux 5.9: close every descriptor from `first` to `last`, both included."""
+    _check(_libc.syscall(_SYS_CLOSE_RANGE, ctypes.c_uint(first), ctypes.c_uint(last), int(flags)))
+
+
+def join_session_keyring() -> None:
+    """keyctl(2), KEYCTL_JOIN_SESSION_KEYRING: a new anonymous session keyring."""
+    _check(_libc.syscall(_SYS_KEYCTL, _KEYCTL_JOIN_SESSION_KEYRING, None))
+
+
+class _SockFprog(ctypes.Structure):
+    _fields_ = [("len", ctypes.c_ushort), ("filter", ctypes.c_char_p)]  # noqa: RUF012
+
+
+def seccomp_filter(program: bytes, flags: SeccompFlag = SeccompFlag.NONE) -> None:
+    """seccomp(2), SECCOMP_SET_MODE_FILTER; `program` is an array of struct sock_filter (8 bytes each)."""
+    fprog = _SockFprog(len(program) // 8, program)
+    _check(_libc.syscall(_SYS_SECCOMP, _SECCOMP_SET_MODE_FILTER, int(flags), ctypes.byref(fprog)))
