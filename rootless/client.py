@@ -1,0 +1,268 @@
+"""The client: hands the command line to the engine, forwards signals, leaves with the exit code.
+
+It must start in the time that the interpreter itself needs, so it imports built-in modules only (`_socket` and
+`_signal`, not `socket` and `signal`, which import enum and half the library behind it).
+
+    connect to the engine of this user and host context
+      none there: start one, with our first connection already in its hands
+      none can be started: do the same work in a process of our own (--no-engine)
+    send the request; wait for messages until EXIT
+"""
+
+from __future__ import annotations
+
+import _signal
+import _socket
+import os
+import sys
+
+from . import __version__
+from .request import ACCEPTED, EXIT, LIMITS, RETRY, SIGNAL, TERMINAL, WINDOW, Request
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+_FORWARDED = (
+    _signal.SIGHUP,
+    _signal.SIGINT,
+    _signal.SIGQUIT,
+    _signal.SIGUSR1,
+    _signal.SIGUSR2,
+    _signal.SIGALRM,
+    _signal.SIGTERM,
+)
+
+
+def main() -> int:
+    """The command `rcontain`. Returns the exit code."""
+    argv = [os.fsencode(word) for word in sys.argv[1:]]
+    alone = argv[:1] == [b"--no-engine"] or os.environ.get("RCONTAIN_NO_ENGINE") == "1"
+    if argv[:1] == [b"--no-engine"]:
+        del argv[0]
+    if not alone and argv[:1] == [b"engine"] and argv[1:] in ([b"stop"], [b"status"]):
+        connection = _connect()
+        if connection is None:
+            print("No engine is running.")
+            return 0
+        connection.close()
+    _open_standard_streams()
+    for _ in range(50):
+        connection = _start_process(once=True) if alone else _connect() or _start_process(once=False)
+        code = _converse(connection, argv)
+        if code is not None:
+            return code
+    return _complain("the engine does not answer", "try: rcontain --no-engine …")
+
+
+def engine_name() -> str:
+    """The file name, without suffix, of the engine of this user and host context.
+
+    The context is everything that a container started through the engine would inherit from it: boot, namespaces,
+    cgroup; and the version of the code, so that an upgrade never talks to an old engine.
+    """
+    from _blake2 import blake2s
+
+    context = blake2s(digest_size=8)
+    for path in ("/proc/sys/kernel/random/boot_id", "/proc/self/cgroup"):
+        try:
+            with open(path, "rb", buffering=0) as file:
+                context.update(file.read())
+        except OSError:
+            context.update(b"?")  # no /proc: one context, then
+    for kind in ("mnt", "net", "pid", "user", "ipc", "uts"):
+        try:
+            context.update(os.readlink(f"/proc/self/ns/{kind}").encode())
+        except OSError:
+            context.update(b"?")
+    version = blake2s(__version__.encode(), digest_size=6)
+    here = os.path.dirname(__file__)
+    for directory in (here, f"{here}/cli", f"{here}/container", f"{here}/image", f"{here}/runtime", f"{here}/oci"):
+        status = os.stat(directory)
+        version.update(b"%d %d %d" % (status.st_dev, status.st_ino, status.st_mtime_ns))
+    return f"engine-{context.hexdigest()}-{version.hexdigest()}"
+
+
+def runtime_directory() -> str:
+    """As settings.runtime_directory, without making or checking it; the peer's uid is checked after connecting."""
+    base = os.environ.get("XDG_RUNTIME_DIR", "")
+    if base.startswith("/") and os.access(base, os.W_OK | os.X_OK):
+        return f"{base}/rcontain"
+    return f"/tmp/rcontain-{os.getuid()}"
+
+
+def _connect() -> _socket.socket | None:
+    connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
+    try:
+        connection.connect(f"{runtime_directory()}/{engine_name()}.sock")
+    except OSError:
+        connection.close()
+        return None
+    credentials = connection.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 12)
+    if int.from_bytes(credentials[4:8], sys.byteorder) != os.getuid():
+        connection.close()
+        raise SystemExit(_complain(f"the engine's socket in {runtime_directory()} belongs to somebody else", ""))
+    return connection
+
+
+def _start_process(*, once: bool) -> _socket.socket:
+    """Starts an engine, or a process for this one command, and returns the connection that it begins with."""
+    ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM)
+    home = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    program = f"import sys; sys.path.insert(0, {home!r}); from rootless.engine import main; main()"
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setsid()
+            if os.fork() == 0:
+                os.set_inheritable(theirs.fileno(), True)
+                words = [sys.executable, "-I", "-c", program, str(theirs.fileno()), "once" if once else "serve"]
+                os.execv(sys.executable, words)
+        finally:
+            os._exit(0)
+    theirs.close()
+    os.waitpid(child, 0)
+    return ours
+
+
+def _converse(connection: _socket.socket, argv: list[bytes]) -> int | None:
+    """Sends the command and waits for its end. None when it was certainly not begun and should be sent again."""
+    saved = _terminal_settings()
+    previous = _forward_signals(connection)
+    took_terminal = False
+    accepted = False
+    try:
+        try:
+            _send_request(connection, argv)
+        except (BrokenPipeError, ConnectionResetError):
+            return None
+        while True:
+            try:
+                message = connection.recv(2)
+                if len(message) == 1:
+                    message += connection.recv(1)
+            except ConnectionResetError:
+                message = b""
+            kind = message[:1]
+            if kind == EXIT:
+                return message[1]
+            if kind == ACCEPTED:
+                accepted = True
+            elif kind == TERMINAL:
+                took_terminal = True
+            elif kind == RETRY or (not kind and not accepted):
+                _pause()
+                return None
+            elif not kind:
+                return _complain("the process that looked after this command has died", "see: rcontain ps -a")
+    finally:
+        for number, handler in previous:
+            _signal.signal(number, handler)
+        if took_terminal and saved is not None:
+            _restore_terminal(saved)
+        connection.close()
+
+
+def _send_request(connection: _socket.socket, argv: list[bytes]) -> None:
+    import resource
+
+    cwd = os.open(".", os.O_PATH | os.O_CLOEXEC)
+    try:
+        umask = os.umask(0)
+        os.umask(umask)
+        request = Request(
+            argv,
+            _working_directory(),
+            [name + b"=" + value for name, value in os.environb.items()],
+            umask,
+            os.getpriority(os.PRIO_PROCESS, 0),
+            [resource.getrlimit(number) for number in range(LIMITS)],
+            [0, 1, 2, cwd],
+        )
+        descriptors = b"".join(fd.to_bytes(4, sys.byteorder) for fd in request.fds)
+        data = request.to_bytes()
+        sent = connection.sendmsg([data], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, descriptors)])
+        if sent < len(data):
+            connection.sendall(data[sent:])
+    finally:
+        os.close(cwd)
+
+
+def _working_directory() -> bytes:
+    try:
+        return os.getcwdb()
+    except FileNotFoundError:
+        return b"/"
+
+
+def _forward_signals(connection: _socket.socket) -> list[tuple[int, Any]]:
+    """Installs the handlers and returns the previous ones."""
+
+    def forward(number: int, frame: object) -> None:
+        try:
+            connection.send(SIGNAL + bytes([number]))
+        except OSError:
+            pass  # the session has just ended: the loop above sees that too
+
+    def window(number: int, frame: object) -> None:
+        try:
+            connection.send(WINDOW + b"\0")
+        except OSError:
+            pass  # likewise
+
+    wanted: list[tuple[int, Callable[[int, object], None]]] = [(number, forward) for number in _FORWARDED]
+    wanted.append((_signal.SIGWINCH, window))
+    previous = []
+    for number, handler in wanted:
+        if (
+            _signal.getsignal(number) is not _signal.SIG_IGN
+        ):  # nohup(1) and background jobs of a shell without job control
+            previous.append((number, _signal.signal(number, handler)))
+    return previous
+
+
+def _terminal_settings() -> list[Any] | None:
+    if not os.isatty(0):
+        return None
+    import termios
+
+    try:
+        return termios.tcgetattr(0)
+    except termios.error:
+        return None
+
+
+def _restore_terminal(saved: list[Any]) -> None:
+    import termios
+
+    _signal.signal(_signal.SIGTTOU, _signal.SIG_IGN)  # we may be in the background by now
+    try:
+        termios.tcsetattr(0, termios.TCSADRAIN, saved)
+    except termios.error:
+        pass  # the terminal has gone away
+
+
+def _open_standard_streams() -> None:
+    """Descriptors 0 to 2 are open afterwards, so that nothing else can be mistaken for them."""
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+
+
+def _pause() -> None:
+    import time
+
+    time.sleep(0.02)  # another client is starting the engine; it listens within a few milliseconds
+
+
+def _complain(message: str, hint: str) -> int:
+    text = f"Error: {message}" + (f"; {hint}" if hint else "")
+    os.write(2, text.encode() + b"\n")
+    return 125
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,240 @@
+"""A container on disk: what it was created with, what became of it, and who looks after it.
+
+    <data>/containers/<id>/container.json   Record: written once, by create
+                           config.json      the OCI runtime bundle's configuration
+                           state.json       State: rewritten by the supervisor
+                           upper/ work/     the writable layer
+                           ctr.log          what it printed (logs.py)
+    <data>/containers/names/<name>          symlink whose text is the id: taking a name is one atomic call
+    <runtime>/containers/<id>/lock          held by the supervisor for as long as the container lives (lock.py)
+                             /control       its socket (control.py)
+
+There is no database and no lock over all containers, so parallel starts do not wait for each other.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from typing import TypeVar
+
+import msgspec
+
+from ..errors import ContainerError, HostError, UsageError
+from ..settings import Settings
+from . import lock
+from .record import Record, State
+
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*\Z")
+_ID = re.compile(r"[0-9a-f]{64}\Z")
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+class Container:
+    """One container directory. Cheap to make; reads its files when asked."""
+
+    def __init__(self, settings: Settings, id: str) -> None:
+        self.settings = settings
+        self.id = id
+        self.path = f"{settings.containers}/{id}"
+        self.live = f"{settings.live}/{id}"
+
+    def __repr__(self) -> str:
+        return f"<Container {self.id[:12]}>"
+
+    @property
+    def log_path(self) -> str:
+        return f"{self.path}/ctr.log"
+
+    @property
+    def control_path(self) -> str:
+        return f"{self.live}/control"
+
+    def record(self) -> Record:
+        """Raises ContainerError when the container is gone or its record is damaged."""
+        return _read(f"{self.path}/container.json", Record, self.id)
+
+    def is_alive(self) -> bool:
+        """Whether a supervisor looks after it now."""
+        return lock.is_held(f"{self.live}/lock")
+
+    def state(self) -> State:
+        """The state as it truly is: a container whose supervisor has gone is not running, whatever its file says."""
+        try:
+            state = _read(f"{self.path}/state.json", State, self.id)
+        except FileNotFoundError:
+            return State(status="created")
+        if state.status in ("running", "stopping") and not self.is_alive():
+            # Look again: the supervisor may have written its last word and left between the two looks.
+            state = _read(f"{self.path}/state.json", State, self.id)
+            if state.status in ("running", "stopping"):
+                return msgspec.structs.replace(state, status="exited", pid=0, exit_code=137)
+        return state
+
+    def write_state(self, state: State) -> None:
+        _write(f"{self.path}/state.json", msgspec.json.encode(state))
+
+    def write_file(self, name: str, content: bytes) -> str:
+        """Writes a file of the bundle and returns its path."""
+        path = f"{self.path}/{name}"
+        _write(path, content)
+        return path
+
+    def forget(self) -> None:
+        """Removes everything of a container that is not alive, its name last, so that a broken removal can be repeated."""
+        name = None
+        try:
+            name = self.record().name
+        except (ContainerError, FileNotFoundError):
+            name = None  # a container that was killed while it was made has no record yet
+        _remove_tree(self.path)
+        _remove_tree(self.live)
+        if name is not None:
+            link = f"{self.settings.containers}/names/{name}"
+            try:
+                if os.readlink(link) == self.id:
+                    os.unlink(link)
+            except FileNotFoundError:
+                pass
+
+
+class Containers:
+    """All containers of one store."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    def create(self, record: Record, spec: bytes) -> Container:
+        """Makes the container's directory and takes its name. Raises ContainerError when the name is in use."""
+        container = Container(self.settings, record.id)
+        try:
+            os.makedirs(f"{self.settings.containers}/names", mode=0o700, exist_ok=True)
+            os.mkdir(container.path, 0o700)
+        except OSError as error:
+            raise HostError(f"cannot create the container's directory {container.path}: {error.strerror}") from error
+        try:
+            self._take_name(record.name, record.id)
+            for directory in ("upper", "work"):
+                os.mkdir(f"{container.path}/{directory}", 0o755)
+            container.write_file("config.json", spec)
+            container.write_file("container.json", msgspec.json.encode(record))
+        except OSError as error:
+            container.forget()
+            self._release_name(record.name, record.id)
+            raise HostError(f"cannot write the container's directory {container.path}: {error.strerror}") from error
+        except BaseException:
+            container.forget()
+            self._release_name(record.name, record.id)
+            raise
+        return container
+
+    def _take_name(self, name: str, id: str) -> None:
+        link = f"{self.settings.containers}/names/{name}"
+        while True:
+            try:
+                os.symlink(id, link)
+                return
+            except FileExistsError:
+                try:
+                    owner = os.readlink(link)
+                except FileNotFoundError:
+                    continue
+                if not os.path.isdir(f"{self.settings.containers}/{owner}"):
+                    # The container was removed and its remover killed before it gave the name back.
+                    self._release_name(name, owner)
+                    continue
+                raise ContainerError(
+                    f'the container name "{name}" is already in use by {owner}',
+                    hint="remove that container, or choose another --name",
+                ) from None
+
+    def _release_name(self, name: str, id: str) -> None:
+        link = f"{self.settings.containers}/names/{name}"
+        try:
+            if os.readlink(link) == id:
+                os.unlink(link)
+        except FileNotFoundError:
+            pass
+
+    def name_is_free(self, name: str) -> bool:
+        return not os.path.lexists(f"{self.settings.containers}/names/{name}")
+
+    def ids(self) -> list[str]:
+        try:
+            return sorted(entry for entry in os.listdir(self.settings.containers) if _ID.match(entry))
+        except FileNotFoundError:
+            return []
+
+    def __iter__(self) -> Iterator[Container]:
+        """Every container that has a record, oldest first."""
+        found = []
+        for id in self.ids():
+            container = Container(self.settings, id)
+            try:
+                found.append((container.record().created, container))
+            except (FileNotFoundError, ContainerError):
+                continue  # being created or removed at this moment
+        return iter([container for _, container in sorted(found, key=lambda pair: pair[0])])
+
+    def find(self, text: str) -> Container:
+        """By name, id, or an unambiguous beginning of an id. Raises ContainerError otherwise."""
+        if _NAME.match(text):
+            try:
+                id = os.readlink(f"{self.settings.containers}/names/{text}")
+                if os.path.isdir(f"{self.settings.containers}/{id}"):
+                    return Container(self.settings, id)
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.EINVAL, errno.ENAMETOOLONG):
+                    raise
+        matches = [id for id in self.ids() if id.startswith(text)] if re.fullmatch(r"[0-9a-f]{1,64}", text) else []
+        if len(matches) == 1:
+            return Container(self.settings, matches[0])
+        if matches:
+            raise ContainerError(
+                f'more than one container id begins with "{text}"', hint="give more of the id, or the container's name"
+            )
+        raise ContainerError(f'no container with name or ID "{text}" found: no such container')
+
+
+def new_id() -> str:
+    return secrets.token_hex(32)
+
+
+def check_name(name: str) -> str:
+    """Raises UsageError unless `name` may be a container's name."""
+    if not _NAME.match(name) or len(name) > 255:
+        raise UsageError(
+            f'the container name "{name}" is not valid',
+            hint="names match [a-zA-Z0-9][a-zA-Z0-9_.-]* and are at most 255 long",
+        )
+    return name
+
+
+def _read(path: str, type: type[T], id: str) -> T:
+    with open(path, "rb") as file:
+        content = file.read()
+    try:
+        return msgspec.json.decode(content, type=type)
+    except msgspec.MsgspecError as error:
+        raise ContainerError(
+            f"the file {path} of container {id[:12]} is damaged: {error}",
+            hint=f"remove it with: rcontain rm -f {id[:12]}",
+        ) from error
+
+
+def _write(path: str, content: bytes) -> None:
+    temporary = f"{path}.{os.getpid()}.tmp"
+    with open(temporary, "wb") as file:
+        file.write(content)
+    os.rename(temporary, path)
+
+
+def _remove_tree(path: str) -> None:
+    """Removes a tree whose directories may lack the permissions that removing needs (we are root of their owner ids)."""
+    if os.path.lexists(path):
+        shutil.rmtree(path)

@@ -1,0 +1,80 @@
+"""What is known of a container: how it was made (Record) and what became of it (State)."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Published(msgspec.Struct, frozen=True, kw_only=True):
+    """One port of the host that leads into the container."""
+
+    host_ip: str
+    host_port: int
+    container_port: int
+    protocol: str
+
+
+class Network(msgspec.Struct, frozen=True, kw_only=True):
+    """`mode` is user, none or host."""
+
+    mode: str
+    published: tuple[Published, ...] = ()
+    dns: tuple[str, ...] = ()
+    dns_search: tuple[str, ...] = ()
+    add_hosts: tuple[str, ...] = ()
+
+
+class MountPoint(msgspec.Struct, frozen=True, kw_only=True):
+    """A mount that the user asked for, as `inspect` shows it."""
+
+    type: str
+    source: str
+    destination: str
+    options: tuple[str, ...] = ()
+    name: str = ""
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """What a container was created with. Times are RFC 3339 with nanoseconds, in UTC."""
+
+    id: str
+    name: str
+    created: str
+    image_id: str
+    image_name: str
+    image_digest: str
+    layers: tuple[str, ...]
+    command: tuple[str, ...]
+    entrypoint: tuple[str, ...]
+    hostname: str
+    storage_driver: str
+    uid_map: tuple[tuple[int, int, int], ...]
+    gid_map: tuple[tuple[int, int, int], ...]
+    user_namespace: str
+    network: Network
+    mounts: tuple[MountPoint, ...] = ()
+    labels: dict[str, str] = {}
+    user: str = ""
+    terminal: bool = False
+    open_stdin: bool = False
+    init: bool = False
+    remove: bool = False
+    read_only: bool = False
+    stop_signal: int = 15
+    stop_timeout: int = 10
+    shm_size: int = 65536000
+    create_command: tuple[str, ...] = ()
+
+
+class State(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of a container. `status` is Podman's: created, running, stopping, exited."""
+
+    status: str
+    pid: int = 0
+    pid_start: int = 0
+    boot_id: str = ""
+    supervisor: int = 0
+    started_at: str = ""
+    finished_at: str = ""
+    exit_code: int = 0
+    error: str = ""

@@ -1,0 +1,199 @@
+"""The engine: a warm fork server, one per user and host context.
+
+    take the lock, listen          a client that connects from now on is served as soon as the rest is done
+    enter E                        user + mount namespace; joins the one of living containers, if there are any
+    import everything              while newuidmap runs
+    loop: accept, fork a session   the engine itself never reads a request
+    leave                          after some idle minutes without a session, or when told to
+
+Single-threaded on purpose: it forks. With `once` it serves its first connection only and listens nowhere; that is
+`rcontain --no-engine`.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+from typing import NoReturn
+
+from . import client, request
+from .container import lock
+
+IDLE_SECONDS = 600
+
+
+def main() -> NoReturn:
+    """The process that the client starts: argv is a descriptor (our first connection) and `serve` or `once`."""
+    first = socket.socket(fileno=int(sys.argv[1]))
+    once = sys.argv[2] == "once"
+    _leave_the_callers_world(first.fileno())
+    if once:
+        _serve_one(first)
+    os.environ["RCONTAIN_UID"] = str(os.getuid())
+    try:
+        listener = _listen(first)
+    except OSError:
+        _serve_one(first)  # no place for a socket: this command is served all the same
+    try:
+        _enter()
+    except Exception as error:
+        _refuse(first, listener, error)
+    _preload()
+    gc.collect()
+    gc.freeze()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps sessions
+    signal.signal(signal.SIGTERM, lambda number, frame: _stop(listener))
+    _fork_session(first, listener)
+    _loop(listener)
+
+
+def _leave_the_callers_world(keep: int) -> None:
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    os.closerange(3, keep)
+    os.closerange(keep + 1, 65536)
+    os.chdir("/")
+    os.umask(0o022)
+    os.set_inheritable(keep, False)
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _serve_one(connection: socket.socket) -> NoReturn:
+    from . import session
+
+    os.environ["RCONTAIN_UID"] = str(os.getuid())
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
+    session.main(connection, enter=_enter)
+
+
+def _listen(first: socket.socket) -> socket.socket:
+    """Takes the engine's name. Where another engine has it, the client is told to go there and this process ends."""
+    from .settings import runtime_directory
+
+    directory = runtime_directory(os.environ)
+    base = f"{directory}/{client.engine_name()}"
+    held = lock.hold(f"{base}.lock")
+    if held is None:
+        first.send(request.RETRY + b"\0")
+        os._exit(0)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        os.unlink(f"{base}.sock")
+    except FileNotFoundError:
+        pass
+    umask = os.umask(0o177)
+    listener.bind(f"{base}.sock")
+    os.umask(umask)
+    listener.listen(128)
+    _dismiss_older(directory, base)
+    return listener
+
+
+def _dismiss_older(directory: str, base: str) -> None:
+    """Tells the engines of the same context and another version of the code to leave: an upgrade has taken place."""
+    context = base.rpartition("-")[0]
+    for entry in os.listdir(directory):
+        path = f"{directory}/{entry}"
+        if not entry.endswith(".sock") or path == f"{base}.sock" or path.rpartition("-")[0] != context:
+            continue
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as older:
+            try:
+                older.connect(path)
+                os.kill(_peer(older)[0], signal.SIGTERM)
+            except (ConnectionRefusedError, FileNotFoundError, ProcessLookupError):
+                pass  # it has left already
+        for leftover in (path, f"{path.removesuffix('.sock')}.lock"):
+            try:
+                os.unlink(leftover)
+            except FileNotFoundError:
+                pass
+
+
+def _enter() -> None:
+    from .container import host
+
+    host.enter()
+
+
+def _refuse(first: socket.socket, listener: socket.socket, error: Exception) -> NoReturn:
+    """The namespace could not be made: say why to the first client, and let the next try again from the start."""
+    from . import session
+
+    _close_listener(listener)
+    session.refuse(first, error)
+
+
+def _preload() -> None:
+    """Imports all that a session may need, so that no session imports anything."""
+    from . import session
+
+    session.preload()
+
+
+def _loop(listener: socket.socket) -> NoReturn:
+    poll = select.poll()
+    poll.register(listener, select.POLLIN)
+    while True:
+        if not poll.poll(IDLE_SECONDS * 1000):
+            if _has_sessions():
+                continue
+            _stop(listener)
+        connection, _ = listener.accept()
+        if _peer(connection)[1] != os.getuid():
+            connection.close()
+            continue
+        _fork_session(connection, listener)
+
+
+def _has_sessions() -> bool:
+    try:
+        os.waitpid(-1, os.WNOHANG)
+    except ChildProcessError:
+        return False
+    return True
+
+
+def _fork_session(connection: socket.socket, listener: socket.socket) -> None:
+    try:
+        child = os.fork()
+    except OSError:
+        connection.close()  # no memory or no processes left: the client will say that its command was not begun
+        return
+    if child:
+        connection.close()
+        return
+    listener.close()
+    os.setsid()
+    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
+    from . import session
+
+    session.main(connection)
+
+
+def _stop(listener: socket.socket) -> NoReturn:
+    _close_listener(listener)
+    os._exit(0)
+
+
+def _close_listener(listener: socket.socket) -> None:
+    """Gives the name back. The lock's file stays: two engines could otherwise hold two files of the same name."""
+    try:
+        os.unlink(listener.getsockname())
+    except FileNotFoundError:
+        pass  # a newer engine has cleaned up after us
+    listener.close()
+
+
+def _peer(connection: socket.socket) -> tuple[int, int]:
+    """The pid and uid at the other end, as seen in our namespaces."""
+    pid, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return pid, uid
