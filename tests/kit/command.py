@@ -1,0 +1,173 @@
+"""An `rcontain` of one's own: the installed command with directories that no other test shares.
+
+`Rcontain` runs the command as a user would, in a subprocess, and can say what it left behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from tests.kit.leaks import command_line
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+def install_launchers(directory: Path) -> Path:
+    """Launchers of this checkout and this interpreter in `directory`, as contrib/quickstart makes them. Returns the `rcontain`."""
+    subprocess.run(
+        [
+            sys.executable, str(CHECKOUT / "contrib/install-launcher"),
+            "--python", sys.executable, "--code", str(CHECKOUT), str(directory),
+        ],
+        check=True, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    return directory / "rcontain"
+
+
+class Rcontain:
+    """The command, with its own store, runtime directory, home and configuration.
+
+    `home`, `data` and `runtime` are the directories; `environment` is the whole environment the command sees.
+    """
+
+    def __init__(self, launcher: Path) -> None:
+        # Socket names have 108 bytes (unix(7)), so the directory is short and not below pytest's.
+        self.root = Path(tempfile.mkdtemp(prefix="rc-", dir="/tmp"))
+        self.launcher = launcher
+        self.home = self.root / "home"
+        self.data = self.root / "data"
+        self.runtime = self.root / "run"
+        for directory in (self.home, self.data, self.runtime):
+            directory.mkdir(mode=0o700)
+        self.environment: dict[str, str] = {
+            "PATH": os.environ.get("PATH", "/usr/bin:/bin:/usr/sbin:/sbin"),
+            "HOME": str(self.home),
+            "XDG_DATA_HOME": str(self.data),
+            "XDG_RUNTIME_DIR": str(self.runtime),
+            "XDG_CONFIG_HOME": str(self.home / ".config"),
+            "XDG_CACHE_HOME": str(self.home / ".cache"),
+            "LANG": "C.UTF-8",
+            "TERM": "dumb",
+        }
+
+    def __repr__(self) -> str:
+        return f"Rcontain({self.root})"
+
+    def words(self, *arguments: str) -> list[str]:
+        """The argument vector of a command, for tests that start it themselves (a terminal, a signal)."""
+        return [str(self.launcher), *arguments]
+
+    def __call__(
+        self,
+        *arguments: str,
+        input: bytes | None = None,
+        check: bool = True,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        timeout: float = 60,
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Run `rcontain ARGUMENTS` to its end. With `check` a status other than 0 fails the test and shows stderr."""
+        done = subprocess.run(
+            self.words(*arguments),
+            input=b"" if input is None else input,
+            capture_output=True,
+            env={**self.environment, **(env or {})},
+            cwd=cwd or self.home,
+            timeout=timeout,
+        )
+        if check and done.returncode != 0:
+            raise AssertionError(
+                f"rcontain {' '.join(arguments)} ended with {done.returncode}\n"
+                f"stdout: {done.stdout.decode(errors='replace')}\nstderr: {done.stderr.decode(errors='replace')}"
+            )
+        return done
+
+    def text(self, *arguments: str, input: bytes | None = None) -> str:
+        """The standard output of a command that must succeed, without the last newline."""
+        return self(*arguments, input=input).stdout.decode().removesuffix("\n")
+
+    @contextlib.contextmanager
+    def started(self, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+        """A command that runs meanwhile; ended, if it still runs, when the block is left."""
+        with subprocess.Popen(
+            self.words(*arguments),
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            env=self.environment, cwd=self.home,
+        ) as process:  # fmt: skip
+            try:
+                yield process
+            finally:
+                if process.poll() is None:
+                    process.terminate()
+                    try:
+                        process.wait(20)
+                    except subprocess.TimeoutExpired:
+                        process.kill()
+
+    def processes(self) -> dict[int, str]:
+        """Living processes whose command line or environment names our directory, with their command lines."""
+        needle = os.fsencode(self.root)
+        found = {}
+        for name in os.listdir("/proc"):
+            if name.isdigit() and int(name) != os.getpid():
+                for part in ("cmdline", "environ"):
+                    if needle in _read(f"/proc/{name}/{part}"):
+                        found[int(name)] = command_line(int(name))
+                        break
+        return found
+
+    def mounts(self) -> list[str]:
+        """Mounts below our directory that this process sees."""
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+            return [line.rstrip("\n") for line in file if f" {self.root}" in line]
+
+    def leftovers(self, *, patience: float = 5.0) -> list[str]:
+        """One line for each process or mount that is left. Waits up to `patience` seconds for what is just going away."""
+        deadline = time.monotonic() + patience
+        while True:
+            found = [f"process {pid}: {words}" for pid, words in self.processes().items()]
+            found += [f"mount {line}" for line in self.mounts()]
+            if not found or time.monotonic() >= deadline:
+                return found
+            time.sleep(0.02)
+
+    def finish(self) -> list[str]:
+        """Remove every container, stop the engine, and return what is left all the same, ended by force."""
+        if any(self.data.iterdir()) or any(self.runtime.iterdir()):
+            self("rm", "--all", "--force", check=False)
+            self("engine", "stop", check=False)
+        found = self.leftovers()
+        for pid in self.processes():
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        self._remove()
+        return found
+
+    def _remove(self) -> None:
+        """Files of subordinate ids cannot be removed by their owner's process outside of a user namespace."""
+        shutil.rmtree(self.root, ignore_errors=True)
+        if self.root.exists():
+            subprocess.run(
+                ["unshare", "--user", "--map-auto", "--map-root-user", "rm", "-rf", "--", str(self.root)],
+                check=False,
+            )
+
+
+def _read(path: str) -> bytes:
+    """A file of /proc; empty where the process is gone or hides it (proc(5): another user's, or not dumpable)."""
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except (FileNotFoundError, PermissionError, ProcessLookupError):
+        return b""
+
+

@@ -1,0 +1,114 @@
+"""What the other tests stand on: leak checks see leaks, and the user namespace is one."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.kit import leaks, tally
+from tests.kit.command import CHECKOUT
+from tests.kit.userns import Clone, WorkFailed, in_namespaces
+
+
+def test_a_leaked_descriptor_is_named() -> None:
+    before = leaks.holdings()
+    fd = os.open("/dev/null", os.O_RDONLY)
+    try:
+        assert leaks.leaked(before, patience=0) == [f"descriptor {fd} -> /dev/null"]
+    finally:
+        os.close(fd)
+    assert leaks.leaked(before) == []
+
+
+def test_a_leaked_child_is_named() -> None:
+    before = leaks.holdings()
+    child = subprocess.Popen(["sleep", "60"])
+    try:
+        assert any(f"child process {child.pid}" in line for line in leaks.leaked(before, patience=0))
+    finally:
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+    assert leaks.leaked(before) == []
+
+
+def _identity() -> tuple[int, int, int, int]:
+    """Ids that only a mapped range lets a process take, and back."""
+    os.setresgid(1000, 1000, 0)
+    os.setresuid(1000, 1000, 0)
+    seen = (os.getuid(), os.getgid())
+    os.setresuid(0, 0, 0)
+    return (*seen, os.getpid(), len(open("/proc/self/uid_map").read().splitlines()))
+
+
+@pytest.mark.userns
+def test_work_is_root_of_a_namespace_with_many_ids() -> None:
+    uid, gid, pid, lines = in_namespaces(_identity, extra=Clone.NEWPID)
+    assert (uid, gid, pid) == (1000, 1000, 1)
+    assert lines >= 2
+
+
+def _fail() -> None:
+    raise ValueError("a reason")
+
+
+@pytest.mark.userns
+def test_what_work_raises_comes_back() -> None:
+    with pytest.raises(WorkFailed, match="ValueError: a reason"):
+        in_namespaces(_fail)
+
+
+def _mount_tmpfs() -> bool:
+    libc = ctypes.CDLL(None, use_errno=True)
+    return bool(libc.mount(b"none", b"/tmp", b"tmpfs", 0, None) == 0)
+
+
+@pytest.mark.userns
+def test_mounts_of_work_stay_with_it() -> None:
+    assert in_namespaces(_mount_tmpfs)
+
+
+@pytest.mark.nosub
+def test_a_single_id_is_enough_for_a_mount() -> None:
+    assert in_namespaces(_mount_tmpfs, single_id=True)
+
+
+def test_the_tally_adds_runs_up(tmp_path: Path) -> None:
+    first, second = tmp_path / "first.xml", tmp_path / "second.xml"
+    first.write_text(
+        '<testsuites><testsuite time="1.5"><testcase/><testcase><skipped type="pytest.skip"/></testcase></testsuite></testsuites>'
+    )
+    second.write_text('<testsuites><testsuite time="1"><testcase><failure/></testcase></testsuite></testsuites>')
+    assert "1 failed, 1 passed, 1 skipped in 2.50s" in tally.line(*tally.count([str(first), str(second)]))
+    assert tally.main([str(first)]) == 0
+    assert tally.main([str(first), str(second)]) == 1
+    assert tally.main([str(first), str(tmp_path / "broken-off.xml")]) == 1
+
+
+def test_a_launcher_starts_without_site(tmp_path: Path) -> None:
+    """Also from a path with blanks, which the kernel cannot take in a script's first line."""
+    spaced = tmp_path / "an environment"
+    spaced.mkdir()
+    python = spaced / "python"
+    python.symlink_to(sys.executable)
+    for interpreter in (sys.executable, str(python)):
+        # Not an environment of its own when reached by a link, so the checkout alone must do: the client is stdlib only.
+        code = tmp_path / "code"
+        (code / "rootless").mkdir(parents=True, exist_ok=True)
+        (code / "rootless/client.py").write_text(
+            "import sys\ndef main():\n    print('site' in sys.modules, sys.argv[1:])\n    return 7\n"
+        )
+        subprocess.run(
+            [
+                sys.executable, str(CHECKOUT / "contrib/install-launcher"),
+                "--python", interpreter, "--code", str(code), str(tmp_path / "bin"),
+            ],
+            check=True, stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        done = subprocess.run([tmp_path / "bin/rcontain", "a b", "--c"], capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (7, "False ['a b', '--c']\n"), done.stderr
