@@ -1,0 +1,115 @@
+"""Image references: `[registry/]repository[:tag][@digest]`, with Docker's grammar and short names.
+
+Source: github.com/distribution/reference, `regexp.go` and `normalize.go`. `busybox` means
+`docker.io/library/busybox:latest`; the first component is a registry if it has a dot, a colon or an upper-case letter, or
+is `localhost`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+
+from rootless.errors import ImageError, UsageError
+from rootless.oci.digest import Digest
+
+DEFAULT_REGISTRY = "docker.io"
+DEFAULT_TAG = "latest"
+_LEGACY_REGISTRY = "index.docker.io"
+_OFFICIAL = "library/"
+_PATH_MAX = 255
+
+_LABEL = r"(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])"
+_DOMAIN = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[a-fA-F0-9:]+\])(?::[0-9]+)?")
+_COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_PATH = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
+_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+_IDENTIFIER = re.compile(r"[a-f0-9]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A complete reference. `registry` and `repository` are always there; without a digest there is always a tag."""
+
+    registry: str
+    repository: str
+    tag: str | None = DEFAULT_TAG
+    digest: Digest | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Reference:
+        """Read what a user typed. Raises UsageError with the reason for a malformed one."""
+        if not text:
+            raise UsageError("an image reference is empty", hint="give a name such as docker.io/library/busybox:latest")
+        name, digest = text, None
+        if "@" in text:
+            name, _, digest_text = text.partition("@")
+            try:
+                digest = Digest.parse(digest_text)
+            except ImageError as error:
+                raise _malformed(text, error.message) from None
+        tag = None
+        colon = name.rfind(":")
+        if colon > name.rfind("/") and colon > 0:
+            name, tag = name[:colon], name[colon + 1 :]
+            if not _TAG.fullmatch(tag):
+                raise _malformed(text, f"{tag[:40]!r} is not a tag (letters, digits, '_', '.', '-'; at most 128)")
+        if _IDENTIFIER.fullmatch(name):
+            raise _malformed(text, "64 hexadecimal digits are an image ID and cannot be a name")
+        registry, path = _split_registry(name)
+        if registry == _LEGACY_REGISTRY:
+            registry = DEFAULT_REGISTRY
+        if registry == DEFAULT_REGISTRY and "/" not in path:
+            path = _OFFICIAL + path
+        if not _DOMAIN.fullmatch(registry):
+            raise _malformed(text, f"{registry[:60]!r} is not a registry (host or host:port)")
+        if len(path) > _PATH_MAX:
+            raise _malformed(text, f"the repository name is longer than {_PATH_MAX} characters")
+        if not _PATH.fullmatch(path):
+            reason = "the repository name must be lower case" if path != path.lower() else "the repository name is malformed"
+            raise _malformed(text, reason)
+        if tag is None and digest is None:
+            tag = DEFAULT_TAG
+        return cls(registry, path, tag, digest)
+
+    @property
+    def name(self) -> str:
+        """Registry and repository: `docker.io/library/busybox`."""
+        return f"{self.registry}/{self.repository}"
+
+    @property
+    def version(self) -> str:
+        """What a registry is asked for: the digest if there is one, else the tag."""
+        return str(self.digest) if self.digest else str(self.tag)
+
+    @property
+    def familiar(self) -> str:
+        """The shortest text that means the same: `busybox:latest`, `quay.io/a/b@sha256:…`."""
+        text = str(self)
+        prefix = f"{DEFAULT_REGISTRY}/"
+        if text.startswith(prefix + _OFFICIAL) and "/" not in self.repository[len(_OFFICIAL) :]:
+            return text[len(prefix + _OFFICIAL) :]
+        if text.startswith(prefix) and "/" in self.repository:
+            return text[len(prefix) :]
+        return text
+
+    def with_digest(self, digest: Digest) -> Reference:
+        """The same repository at one digest, without a tag."""
+        return replace(self, tag=None, digest=digest)
+
+    def __str__(self) -> str:
+        tag = f":{self.tag}" if self.tag else ""
+        digest = f"@{self.digest}" if self.digest else ""
+        return f"{self.name}{tag}{digest}"
+
+
+def _split_registry(name: str) -> tuple[str, str]:
+    first, slash, rest = name.partition("/")
+    if slash and (any(mark in first for mark in ".:[") or first == "localhost" or first != first.lower()):
+        return first, rest
+    return DEFAULT_REGISTRY, name
+
+
+def _malformed(text: str, reason: str) -> UsageError:
+    shown = text if len(text) <= 120 else text[:117] + "..."
+    return UsageError(f"image reference {shown!r} is malformed: {reason}")
