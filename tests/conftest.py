@@ -1,8 +1,8 @@
 """Tiers, leak checks, and the fixtures that every room uses.
 
-A test names what it needs by a marker (userns, nosub, fuse, tun, registry). Where this machine lacks it, the test is skipped
-and the reason names what is missing; in CI (the variable CI is set) that is a failure instead. Every test must leave this
-process as it found it: no descriptor, child or mount more (`tests/kit/leaks.py`).
+A test names what it needs by a marker (userns, nosub, fuse, tun, registry). Where this machine lacks it, the test is
+skipped and the reason names what is missing; in CI (the variable CI is set) that is a failure instead. Every test must
+leave this process as it found it: no descriptor, child or mount more (`tests/kit/leaks.py`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ONLY_TIER = "RCONTAIN_TEST_ONLY"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "nosub: needs a user without subordinate ids (contrib/test runs these as such a user)")
+    config.addinivalue_line("markers", "nosub: needs a user without subordinate ids (contrib/test brings one)")
     config.addinivalue_line("markers", "keeps(reason): leaves descriptors behind on purpose; no leak check")
 
 
@@ -70,7 +70,7 @@ def launcher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def rcontain(launcher: Path) -> Iterator[Rcontain]:
-    """The command with a store and a runtime directory of its own; the test fails if a process or a mount outlives it."""
+    """The command with directories of its own; the test fails if a process or a mount outlives it."""
     command = Rcontain(launcher)
     yield command
     left = command.finish()

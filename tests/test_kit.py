@@ -80,9 +80,8 @@ def test_a_single_id_is_enough_for_a_mount() -> None:
 
 def test_the_tally_adds_runs_up(tmp_path: Path) -> None:
     first, second = tmp_path / "first.xml", tmp_path / "second.xml"
-    first.write_text(
-        '<testsuites><testsuite time="1.5"><testcase/><testcase><skipped type="pytest.skip"/></testcase></testsuite></testsuites>'
-    )
+    cases = '<testcase/><testcase><skipped type="pytest.skip"/></testcase>'
+    first.write_text(f'<testsuites><testsuite time="1.5">{cases}</testsuite></testsuites>')
     second.write_text('<testsuites><testsuite time="1"><testcase><failure/></testcase></testsuite></testsuites>')
     assert "1 failed, 1 passed, 1 skipped in 2.50s" in tally.line(*tally.count([str(first), str(second)]))
     assert tally.main([str(first)]) == 0
@@ -97,7 +96,6 @@ def test_a_launcher_starts_without_site(tmp_path: Path) -> None:
     python = spaced / "python"
     python.symlink_to(sys.executable)
     for interpreter in (sys.executable, str(python)):
-        # Not an environment of its own when reached by a link, so the checkout alone must do: the client is stdlib only.
         code = tmp_path / "code"
         (code / "rootless").mkdir(parents=True, exist_ok=True)
         (code / "rootless/client.py").write_text(

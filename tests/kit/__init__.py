@@ -1,1 +1,1 @@
-"""What tests share: what this machine offers, leak checks, a user namespace to work in, and an `rcontain` of one's own."""
+"""What tests share: what this machine offers, leak checks, a user namespace to work in, an `rcontain` of one's own."""

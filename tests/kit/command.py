@@ -22,7 +22,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 def install_launchers(directory: Path) -> Path:
-    """Launchers of this checkout and this interpreter in `directory`, as contrib/quickstart makes them. Returns the `rcontain`."""
+    """Launchers of this checkout and interpreter in `directory`, as contrib/quickstart makes them. Returns `rcontain`."""
     subprocess.run(
         [
             sys.executable, str(CHECKOUT / "contrib/install-launcher"),
@@ -131,7 +131,7 @@ class Rcontain:
             return [line.rstrip("\n") for line in file if f" {self.root}" in line]
 
     def leftovers(self, *, patience: float = 5.0) -> list[str]:
-        """One line for each process or mount that is left. Waits up to `patience` seconds for what is just going away."""
+        """One line for each process or mount that is left. Waits up to `patience` seconds for what is going away."""
         deadline = time.monotonic() + patience
         while True:
             found = [f"process {pid}: {words}" for pid, words in self.processes().items()]
@@ -169,5 +169,3 @@ def _read(path: str) -> bytes:
             return file.read()
     except (FileNotFoundError, PermissionError, ProcessLookupError):
         return b""
-
-

@@ -32,7 +32,7 @@ def holdings() -> Holdings:
 
 
 def leaked(before: Holdings, *, patience: float = 5.0) -> list[str]:
-    """One line for each thing held now and not in `before`. Waits up to `patience` seconds for what is just going away."""
+    """One line for each thing held now and not in `before`. Waits up to `patience` seconds for what is going away."""
     deadline = time.monotonic() + patience
     found = _differences(before)
     if found:

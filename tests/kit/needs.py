@@ -1,7 +1,7 @@
 """What a tier of tests needs from this machine, and what is missing.
 
-A tier is a pytest marker. `missing(tier)` is None where the tier can run, else a sentence that names what is missing; the
-sentence becomes the reason of the skip, and in CI the message of a failure.
+A tier is a pytest marker. `missing(tier)` is None where the tier can run, else it names what is missing; that becomes the
+reason of the skip, and in CI the message of a failure.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def _namespaces() -> str | None:
         os._exit(ctypes.CDLL(None).unshare(_CLONE_NEWUSER) != 0)
     _, status = os.waitpid(child, 0)
     if status:
-        return "user namespaces for unprivileged users (user.max_user_namespaces, kernel.unprivileged_userns_clone, AppArmor)"
+        return "user namespaces for unprivileged users (sysctl user.max_user_namespaces, or AppArmor's restriction)"
     return None
 
 

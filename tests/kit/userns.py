@@ -3,9 +3,9 @@
     def work() -> str: ...
     text = in_namespaces(work)
 
-`work` runs in a forked child that is uid 0 of a new user namespace, with a mount namespace of its own, and with the user's
-subordinate ids mapped from 1 on. What it returns or raises comes back (it must be picklable). The child's whole process tree
-ends with it, and so do its mounts.
+`work` runs in a forked child that is uid 0 of a new user namespace, with a mount namespace of its own, and with the
+user's subordinate ids mapped from 1 on. What it returns or raises comes back (it must be picklable). With
+`extra=Clone.NEWPID` its whole process tree ends with it; its mounts always do.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ Result = TypeVar("Result")
 class Clone(IntFlag):
     """namespaces(7)."""
 
+    NONE = 0
     NEWNS = 0x00020000
     NEWUTS = 0x04000000
     NEWIPC = 0x08000000
@@ -43,12 +44,10 @@ class WorkFailed(AssertionError):
     """The function raised; the message is its traceback in the child."""
 
 
-def in_namespaces(
-    work: Callable[[], Result], *, extra: Clone = Clone(0), single_id: bool = False
-) -> Result:
+def in_namespaces(work: Callable[[], Result], *, extra: Clone = Clone.NONE, single_id: bool = False) -> Result:
     """Run `work` as root of new user and mount namespaces, and of the namespaces in `extra`.
 
-    With `single_id` only this user is mapped, as for a user without subordinate ids. Raises WorkFailed if `work` raises.
+    With `single_id` only this user is mapped, as for one without subordinate ids. Raises WorkFailed if `work` raises.
     """
     ready_read, ready_write = os.pipe()
     mapped_read, mapped_write = os.pipe()
@@ -102,7 +101,7 @@ def _child(work: Callable[[], object], extra: Clone, ready: int, mapped: int, re
             _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         try:
             message = pickle.dumps((True, work()))
-        except BaseException:
+        except BaseException:  # noqa: BLE001  the parent shows it
             message = pickle.dumps((False, traceback.format_exc()))
         with open(result, "wb") as file:
             file.write(message)
