@@ -14,7 +14,7 @@ import msgspec
 VERSION: Final = "1.2.0"
 
 
-class Document(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+class Document(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     """Base of the objects in config.json: camel case names, absent where equal to the default."""
 
 
@@ -38,7 +38,7 @@ class Namespace(Document):
     path: str | None = None
 
 
-class IDMapping(Document):
+class IDMapping(Document, kw_only=True):
     """`size` ids from `container_id` in the container are those from `host_id` in the runtime's user namespace."""
 
     container_id: int = msgspec.field(name="containerID")
@@ -46,7 +46,7 @@ class IDMapping(Document):
     size: int
 
 
-class User(Document):
+class User(Document, kw_only=True):
     """The ids that the process runs with."""
 
     uid: int = 0
@@ -56,7 +56,7 @@ class User(Document):
     username: str | None = None
 
 
-class Capabilities(Document):
+class Capabilities(Document, kw_only=True):
     """Five sets of names like "CAP_CHOWN"; capabilities(7)."""
 
     bounding: tuple[str, ...] = ()
@@ -66,7 +66,7 @@ class Capabilities(Document):
     ambient: tuple[str, ...] = ()
 
 
-class Rlimit(Document):
+class Rlimit(Document, kw_only=True):
     """`type` is a name like "RLIMIT_NOFILE"; 2**64-1 means no limit."""
 
     type: str
@@ -81,7 +81,7 @@ class Box(Document):
     width: int = 0
 
 
-class Process(Document):
+class Process(Document, kw_only=True):
     """config.md, "Process"."""
 
     terminal: bool = False
@@ -105,7 +105,7 @@ class Root(Document):
     readonly: bool = False
 
 
-class Mount(Document):
+class Mount(Document, kw_only=True):
     """config.md, "Mounts"; `options` are those of mount(8)."""
 
     destination: str
@@ -116,7 +116,7 @@ class Mount(Document):
     gid_mappings: tuple[IDMapping, ...] = ()
 
 
-class Hook(Document):
+class Hook(Document, kw_only=True):
     """A program that runs at a point of the life cycle, with the state on its standard input."""
 
     path: str
@@ -136,7 +136,7 @@ class Hooks(Document):
     poststop: tuple[Hook, ...] = ()
 
 
-class Device(Document):
+class Device(Document, kw_only=True):
     """A device node that is to exist in the container."""
 
     type: str
@@ -148,7 +148,7 @@ class Device(Document):
     gid: int | None = None
 
 
-class SeccompArg(Document):
+class SeccompArg(Document, kw_only=True):
     """A condition on an argument of a system call."""
 
     index: int
@@ -165,7 +165,7 @@ class SeccompFilter(Document):
     min_kernel: str | None = None
 
 
-class SeccompRule(Document):
+class SeccompRule(Document, kw_only=True):
     """One rule; `includes`, `excludes` and `errno` are of containers-common profiles only."""
 
     names: tuple[str, ...]
@@ -184,7 +184,7 @@ class SeccompArch(Document):
     sub_architectures: tuple[str, ...] = ()
 
 
-class Seccomp(Document):
+class Seccomp(Document, kw_only=True):
     """config-linux.md, "Seccomp", and the profile files of containers-common, which add `archMap`."""
 
     default_action: str
@@ -198,7 +198,7 @@ class Seccomp(Document):
     syscalls: tuple[SeccompRule, ...] = ()
 
 
-class Linux(Document):
+class Linux(Document, kw_only=True):
     """config-linux.md. `resources` is kept as it came; cgroups read what they know of it."""
 
     uid_mappings: tuple[IDMapping, ...] = ()
@@ -207,7 +207,7 @@ class Linux(Document):
     devices: tuple[Device, ...] = ()
     sysctl: dict[str, str] = {}
     cgroups_path: str | None = None
-    resources: msgspec.Raw | None = None
+    resources: msgspec.Raw = msgspec.Raw(b"")
     rootfs_propagation: str | None = None
     seccomp: Seccomp | None = None
     masked_paths: tuple[str, ...] = ()
@@ -219,7 +219,7 @@ class Linux(Document):
         return next((entry for entry in self.namespaces if entry.type is kind), None)
 
 
-class Spec(Document):
+class Spec(Document, kw_only=True):
     """A whole config.json."""
 
     oci_version: str = VERSION
@@ -242,7 +242,7 @@ class Status(Enum):
     STOPPED = "stopped"
 
 
-class State(Document):
+class State(Document, kw_only=True):
     """runtime.md, "State": what `state` prints and hooks read."""
 
     oci_version: str = VERSION
