@@ -1,0 +1,224 @@
+"""Seekable compressed data: a byte stream as independent zstd frames, with a table at the end.
+
+The file is in the Zstandard seekable format (facebook/zstd, contrib/seekable_format, version 0.1.0), so `zstd -d`
+reads it too: frames that each decompress on their own, then a skippable frame
+
+    magic 0x184D2A5E | size | (compressed size, decompressed size) per frame | frame count | flags | 0x8F92EAB1
+
+in little-endian 32-bit numbers (flags is one byte). Each frame carries its own content checksum.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import os
+import struct
+import sys
+from array import array
+from collections import OrderedDict
+from typing import BinaryIO
+
+import zstandard
+
+from fuse.errors import LayerError
+
+FRAME_SIZE = 256 * 1024
+"""Bytes of the stream in one frame: the unit of random access."""
+
+MAX_FRAME_SIZE = 16 * 1024 * 1024
+"""A reader refuses larger frames before it allocates anything for them."""
+
+_SKIPPABLE = struct.Struct("<II")
+_ENTRY = struct.Struct("<II")
+_FOOTER = struct.Struct("<IBI")
+_SKIPPABLE_MAGIC = 0x184D2A5E
+_SEEKABLE_MAGIC = 0x8F92EAB1
+_CHECKSUM_FLAG = 0x80
+_RESERVED_FLAGS = 0x7C
+
+
+class FramesWriter:
+    """Compresses a stream into `file`, which the caller owns, syncs and closes after `close()` here."""
+
+    def __init__(self, file: BinaryIO, *, level: int = 1, frame_size: int = FRAME_SIZE) -> None:
+        self._file = file
+        self._frame_size = frame_size
+        self._compressor = zstandard.ZstdCompressor(level=level, write_checksum=True, write_content_size=True)
+        self._pending = bytearray()
+        self._table = bytearray()
+        self._frames = 0
+        self.size = 0  # bytes of the stream so far
+
+    def write(self, chunk: bytes | bytearray | memoryview) -> int:
+        """Take the next bytes of the stream, of any length; OSError where the file cannot be written."""
+        self._pending += chunk
+        length = len(chunk)
+        self.size += length
+        if len(self._pending) >= self._frame_size:
+            whole = len(self._pending) // self._frame_size * self._frame_size
+            with memoryview(self._pending) as view:
+                for start in range(0, whole, self._frame_size):
+                    self._frame(view[start : start + self._frame_size])
+            del self._pending[:whole]
+        return length
+
+    def close(self) -> None:
+        """Write the last frame and the table. The file stays open."""
+        if self._pending:
+            self._frame(memoryview(self._pending))
+            self._pending = bytearray()
+        footer = _FOOTER.pack(self._frames, 0, _SEEKABLE_MAGIC)
+        self._file.write(_SKIPPABLE.pack(_SKIPPABLE_MAGIC, len(self._table) + len(footer)) + self._table + footer)
+
+    def _frame(self, data: memoryview) -> None:
+        frame = self._compressor.compress(data)
+        self._file.write(frame)
+        self._table += _ENTRY.pack(len(frame), len(data))
+        self._frames += 1
+
+
+class FrameCache:
+    """The most recently used decompressed frames of any number of readers, bounded in bytes."""
+
+    def __init__(self, limit: int = 4 * 1024 * 1024) -> None:
+        self._limit = limit
+        self._held = 0
+        self._frames: OrderedDict[tuple[int, int], bytes] = OrderedDict()
+
+    def get(self, key: tuple[int, int]) -> bytes | None:
+        data = self._frames.get(key)
+        if data is not None:
+            self._frames.move_to_end(key)
+        return data
+
+    def put(self, key: tuple[int, int], data: bytes) -> None:
+        self._frames[key] = data
+        self._held += len(data)
+        while self._held > self._limit and len(self._frames) > 1:
+            _, dropped = self._frames.popitem(last=False)
+            self._held -= len(dropped)
+
+    def clear(self) -> None:
+        self._frames.clear()
+        self._held = 0
+
+
+_reader_numbers = itertools.count()
+
+
+class FramesReader:
+    """Random access to the stream inside a seekable file.
+
+    Opening reads the table alone. LayerError for anything that is not such a file, here and in `pread`; OSError
+    where the file cannot be read.
+    """
+
+    def __init__(self, path: str | bytes, *, cache: FrameCache | None = None) -> None:
+        self._cache = FrameCache() if cache is None else cache
+        self._number = next(_reader_numbers)  # never reused, unlike id() or a descriptor
+        self._decompressor = zstandard.ZstdDecompressor()
+        self._path = os.fsdecode(path)
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self._load_table()
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    def _load_table(self) -> None:
+        file_size = os.fstat(self._fd).st_size
+        footer_at = file_size - _FOOTER.size
+        if footer_at < _SKIPPABLE.size:
+            raise self._damaged("it is too short")
+        count, flags, magic = _FOOTER.unpack(self._read_exactly(footer_at, _FOOTER.size))
+        if magic != _SEEKABLE_MAGIC or flags & _RESERVED_FLAGS:
+            raise self._damaged("its table is missing")
+        entry_size = _ENTRY.size + (4 if flags & _CHECKSUM_FLAG else 0)
+        table_at = footer_at - count * entry_size
+        frames_end = table_at - _SKIPPABLE.size
+        if frames_end < 0:
+            raise self._damaged("its table is longer than the file")
+        magic, size = _SKIPPABLE.unpack(self._read_exactly(frames_end, _SKIPPABLE.size))
+        if magic != _SKIPPABLE_MAGIC or size != count * entry_size + _FOOTER.size:
+            raise self._damaged("its table is malformed")
+        words = array("I", self._read_exactly(table_at, count * entry_size))
+        if sys.byteorder == "big":
+            words.byteswap()
+        step = entry_size // 4
+        lengths = words[1::step]
+        if lengths and max(max(lengths), max(words[0::step]) // 2) > MAX_FRAME_SIZE:
+            raise self._damaged("a frame is too large")
+        self._file_offsets = array("Q", itertools.accumulate(words[0::step], initial=0))
+        self._stream_offsets = array("Q", itertools.accumulate(lengths, initial=0))
+        if self._file_offsets[-1] != frames_end:
+            raise self._damaged("its frames do not fill it")
+
+    @property
+    def size(self) -> int:
+        """Length of the stream in bytes."""
+        return self._stream_offsets[-1]
+
+    def pread(self, offset: int, length: int) -> bytes:
+        """Up to `length` bytes at `offset` of the stream; fewer only at its end."""
+        if offset < 0 or length <= 0 or offset >= self.size:
+            return b""
+        number = bisect.bisect_right(self._stream_offsets, offset) - 1
+        within = offset - self._stream_offsets[number]
+        data = self._frame(number)
+        if within + length <= len(data):
+            return data[within : within + length]
+        parts = [data[within:]]
+        wanted = length - len(parts[0])
+        last = len(self._stream_offsets) - 2
+        while wanted > 0 and number < last:
+            number += 1
+            part = self._frame(number)
+            parts.append(part if len(part) <= wanted else part[:wanted])
+            wanted -= len(parts[-1])
+        return b"".join(parts)
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _frame(self, number: int) -> bytes:
+        key = (self._number, number)
+        data = self._cache.get(key)
+        if data is not None:
+            return data
+        start = self._file_offsets[number]
+        compressed = self._read_exactly(start, self._file_offsets[number + 1] - start)
+        length = self._stream_offsets[number + 1] - self._stream_offsets[number]
+        try:
+            # The header's own size is what the decompressor would allocate, so it is compared first.
+            if zstandard.frame_content_size(compressed) != length:
+                raise self._damaged(f"frame {number} has another size than its table says")
+            data = self._decompressor.decompress(compressed)
+        except zstandard.ZstdError as error:
+            raise self._damaged(f"frame {number}: {error}") from error
+        if len(data) != length:
+            raise self._damaged(f"frame {number} is cut short")
+        self._cache.put(key, data)
+        return data
+
+    def _read_exactly(self, offset: int, length: int) -> bytes:
+        data = os.pread(self._fd, length, offset)
+        if len(data) == length:
+            return data
+        parts = [data]
+        have = len(data)
+        while have < length:
+            data = os.pread(self._fd, length - have, offset + have)
+            if not data:
+                raise self._damaged("it is cut short")
+            parts.append(data)
+            have += len(data)
+        return b"".join(parts)
+
+    def _damaged(self, why: str) -> LayerError:
+        return LayerError(f"layer data {self._path} is damaged: {why}")
+
+    def __repr__(self) -> str:
+        return f"<FramesReader {self._path} {len(self._stream_offsets) - 1} frames, {self.size} bytes>"

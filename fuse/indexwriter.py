@@ -1,0 +1,274 @@
+"""From the entries of an archive to a layer's index."""
+
+from __future__ import annotations
+
+import stat
+import zlib
+
+from fuse.entry import Entry
+from fuse.errors import LayerError
+from fuse.indexformat import EXTENT, HEADER, IMPLICIT, MAGIC, NODE, OPAQUE, WHITEOUT, XATTR
+from fuse.whiteout import OPAQUE_MARKER, WHITEOUT_META_PREFIX, WHITEOUT_PREFIX
+
+NAME_MAX = 255
+PATH_MAX = 4096
+MAX_SYMLINKS = 40
+"""As the kernel's limit: how many symbolic links the way to one name may pass through."""
+_XATTR_VALUE_MAX = 65536
+_MAX_HEAP = 0xFFFFFFFF
+_TIME_LIMIT = 2**63 - 1
+_KINDS = frozenset((stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO, stat.S_IFSOCK))
+
+
+class _Inode:
+    """A file while an index is written; hard links share it."""
+
+    __slots__ = ("entry", "mode", "nlink", "number")
+
+    def __init__(self, entry: Entry, mode: int) -> None:
+        self.entry = entry
+        self.mode = mode
+        self.nlink = 0
+        self.number = -1
+
+
+class _Name:
+    """A name while an index is written."""
+
+    __slots__ = ("children", "flags", "inode", "parent", "text")
+
+    def __init__(self, text: bytes, parent: _Name | None, inode: _Inode, flags: int = 0) -> None:
+        self.text = text
+        self.parent = parent
+        self.inode = inode
+        self.flags = flags
+        self.children: dict[bytes, _Name] | None = {} if stat.S_ISDIR(inode.mode) else None
+
+
+class IndexWriter:
+    """Collects the entries of an archive in its order, then writes the index.
+
+    What extraction would do, it does: a later entry replaces an earlier one of the same path (a directory keeps what is
+    in it if a directory replaces it), missing directories come into being (marked implicit), and symbolic links of this
+    layer on the way to a name are followed inside it.
+
+    Whiteouts come raw or as flags. An entry named `.wh.NAME` marks NAME as deleted below, and `.wh..wh..opq` its
+    directory as opaque, wherever in the archive they stand (OCI image spec, layer.md "Whiteouts"); other `.wh..wh.`
+    names are AUFS's own and are dropped. A deleted name that the layer has itself hides what is below: a directory
+    becomes opaque.
+
+    LayerError for what no file system can hold: a name of more than 255 bytes, "..", NUL, a hard link to nothing.
+    """
+
+    def __init__(self) -> None:
+        directory = stat.S_IFDIR | 0o755
+        self._root = _Name(b"", None, _Inode(Entry(b"", directory), directory), IMPLICIT)
+        self._deleted: list[tuple[_Name, bytes]] = []
+
+    def add(self, entry: Entry) -> None:
+        """Take the next entry of the archive."""
+        path = entry.path
+        parts = self._split(path)
+        if not parts:
+            if not stat.S_ISDIR(entry.mode):
+                raise LayerError("the root of a layer is not a directory")
+            self._root.inode = _Inode(entry, entry.mode)
+            self._root.flags = self._root.flags & OPAQUE | (OPAQUE if entry.opaque else 0)
+            return
+        name = parts.pop()
+        parent = self._directory(parts, path)
+        if name.startswith(WHITEOUT_PREFIX):
+            if name == OPAQUE_MARKER:
+                parent.flags |= OPAQUE
+            elif not name.startswith(WHITEOUT_META_PREFIX):
+                deleted = name[len(WHITEOUT_PREFIX) :]
+                if deleted in (b"", b".", b".."):
+                    raise LayerError(f"malformed whiteout {path!r}")
+                self._deleted.append((parent, deleted))
+            return
+        if entry.whiteout:
+            self._deleted.append((parent, name))
+            return
+        assert parent.children is not None
+        if entry.hardlink is not None:
+            inode = self._link_target(entry)
+        else:
+            self._check(entry)
+            inode = _Inode(entry, entry.mode)
+        flags = (OPAQUE if entry.opaque else 0) | (IMPLICIT if entry.implicit else 0)
+        earlier = parent.children.get(name)
+        if earlier is not None and earlier.children is not None and stat.S_ISDIR(inode.mode):
+            earlier.inode = inode
+            earlier.flags = earlier.flags & OPAQUE | flags
+            return
+        parent.children[name] = _Name(name, parent, inode, flags)
+
+    def write(self, path: str | bytes) -> None:
+        """Write the index to a new or emptied file. The caller makes it appear under its final name."""
+        data = self._serialize()
+        with open(path, "wb") as file:
+            file.writelines(data)
+
+    def _serialize(self) -> list[bytes]:
+        self._settle_whiteouts()
+        names = self._number()
+        heap = bytearray()
+        interned: dict[bytes, int] = {}
+
+        def place(text: bytes) -> int:
+            offset = interned.get(text)
+            if offset is None:
+                offset = interned[text] = len(heap)
+                heap.extend(text)
+            return offset
+
+        nodes = bytearray()
+        extents = bytearray()
+        xattrs = bytearray()
+        first_child = 1
+        numbers = {id(name): number for number, name in enumerate(names)}
+        for number, name in enumerate(names):
+            inode, entry = name.inode, name.inode.entry
+            first = count = xattr_first = xattr_count = 0
+            kind = stat.S_IFMT(inode.mode)
+            if name.children is not None:
+                first, count = first_child, len(name.children)
+                first_child += count
+            elif inode.number == number and not name.flags & WHITEOUT:
+                if kind == stat.S_IFLNK:
+                    first, count = place(entry.target), len(entry.target)
+                elif kind == stat.S_IFREG:
+                    first, count = len(extents) // EXTENT.size, len(entry.extents)
+                    for extent in entry.extents:
+                        extents += EXTENT.pack(*extent)
+            if inode.number == number and entry.xattrs:
+                xattr_first, xattr_count = len(xattrs) // XATTR.size, len(entry.xattrs)
+                for key, value in entry.xattrs:
+                    xattrs += XATTR.pack(place(key), len(key), place(value), len(value))
+            nodes += NODE.pack(
+                place(name.text), len(name.text), name.flags, numbers[id(name.parent)] if name.parent else 0,
+                inode.number, inode.mode, entry.uid, entry.gid, max(1, inode.nlink), entry.rdev, entry.size,
+                min(max(entry.mtime_ns, -_TIME_LIMIT), _TIME_LIMIT), first, count, xattr_first, xattr_count,
+            )  # fmt: skip
+        if len(heap) > _MAX_HEAP:
+            raise LayerError("the names of a layer are more than an index can hold")
+        nodes_at = HEADER.size
+        extents_at = nodes_at + len(nodes)
+        xattrs_at = extents_at + len(extents)
+        heap_at = xattrs_at + len(xattrs)
+        crc = 0
+        for section in (nodes, extents, xattrs, heap):
+            crc = zlib.crc32(section, crc)
+        header = HEADER.pack(
+            MAGIC, len(names), len(extents) // EXTENT.size, len(xattrs) // XATTR.size, 0,
+            nodes_at, extents_at, xattrs_at, heap_at, len(heap), crc,
+        )  # fmt: skip
+        return [header, bytes(nodes), bytes(extents), bytes(xattrs), bytes(heap)]
+
+    def _number(self) -> list[_Name]:
+        """All names breadth first; gives each inode the number of its first name."""
+        names = [self._root]
+        for name in names:  # grows while it is walked
+            if name.children:
+                names.extend(name.children[text] for text in sorted(name.children))
+        for name in names:
+            name.inode.nlink = 0
+            name.inode.number = -1
+        for number, name in enumerate(names):
+            if name.inode.number < 0:
+                name.inode.number = number
+            name.inode.nlink += 1
+        return names
+
+    def _settle_whiteouts(self) -> None:
+        for parent, text in self._deleted:
+            assert parent.children is not None
+            name = parent.children.get(text)
+            if name is None:
+                entry = Entry(text, 0, whiteout=True)
+                parent.children[text] = _Name(text, parent, _Inode(entry, 0), WHITEOUT)
+            elif name.children is not None:
+                name.flags |= OPAQUE
+        self._deleted.clear()
+
+    def _split(self, path: bytes) -> list[bytes]:
+        if len(path) > PATH_MAX or b"\0" in path:
+            raise LayerError(f"malformed path {path[:100]!r} in a layer")
+        parts = [part for part in path.split(b"/") if part not in (b"", b".")]
+        for part in parts:
+            if part == b".." or len(part) > NAME_MAX:
+                raise LayerError(f"malformed path {path[:300]!r} in a layer")
+        return parts
+
+    def _directory(self, parts: list[bytes], path: bytes) -> _Name:
+        """The directory that a path's parents lead to, made where it is missing."""
+        where = self._root
+        pending = list(reversed(parts))
+        followed = 0
+        while pending:
+            part = pending.pop()
+            if part == b"..":  # from a symbolic link
+                where = where.parent or where
+                continue
+            assert where.children is not None
+            name = where.children.get(part)
+            if name is None:
+                mode = stat.S_IFDIR | 0o755
+                name = where.children[part] = _Name(part, where, _Inode(Entry(part, mode), mode), IMPLICIT)
+            if name.children is not None:
+                where = name
+                continue
+            if not stat.S_ISLNK(name.inode.mode):
+                raise LayerError(f"{path!r} in a layer lies under {part!r}, which is not a directory")
+            followed += 1
+            target = name.inode.entry.target
+            if followed > MAX_SYMLINKS:
+                raise LayerError(f"too many symbolic links on the way to {path!r} in a layer")
+            if target.startswith(b"/"):
+                where = self._root
+            pending.extend(step for step in reversed(target.split(b"/")) if step not in (b"", b"."))
+        return where
+
+    def _link_target(self, entry: Entry) -> _Inode:
+        assert entry.hardlink is not None
+        parts = self._split(entry.hardlink)
+        target: _Name | None = None
+        if parts:
+            text = parts.pop()
+            where = self._existing(parts)
+            target = where.children.get(text) if where is not None and where.children is not None else None
+        if target is None:
+            raise LayerError(f"hard link {entry.path!r} in a layer leads to {entry.hardlink!r}, which is not there")
+        if target.children is not None:
+            raise LayerError(f"hard link {entry.path!r} in a layer leads to a directory")
+        return target.inode
+
+    def _existing(self, parts: list[bytes]) -> _Name | None:
+        where = self._root
+        for depth, part in enumerate(parts):
+            name = where.children.get(part) if where.children is not None else None
+            if name is not None and name.children is None and stat.S_ISLNK(name.inode.mode):
+                return self._directory(parts, b"/".join(parts[: depth + 1]))
+            if name is None or name.children is None:
+                return None
+            where = name
+        return where
+
+    @staticmethod
+    def _check(entry: Entry) -> None:
+        kind = stat.S_IFMT(entry.mode)
+        if kind not in _KINDS or entry.mode > 0xFFFF:
+            raise LayerError(f"{entry.path!r} in a layer has no known file type")
+        for number, limit in ((entry.uid, 2**32), (entry.gid, 2**32), (entry.size, 2**63), (entry.rdev, 2**64)):
+            if not 0 <= number < limit:
+                raise LayerError(f"{entry.path!r} in a layer has a number out of range")
+        if kind == stat.S_IFLNK and not 0 < len(entry.target) < PATH_MAX:
+            raise LayerError(f"symbolic link {entry.path!r} in a layer has a malformed target")
+        end = 0
+        for logical, offset, length in entry.extents:
+            if logical < end or offset < 0 or length <= 0 or logical + length > entry.size or offset >= 2**62:
+                raise LayerError(f"the data of {entry.path!r} in a layer is out of place")
+            end = logical + length
+        for key, value in entry.xattrs:
+            if not 0 < len(key) <= NAME_MAX or b"\0" in key or len(value) > _XATTR_VALUE_MAX:
+                raise LayerError(f"{entry.path!r} in a layer has a malformed extended attribute")
