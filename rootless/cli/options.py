@@ -1,0 +1,331 @@
+"""The flags that make a container, shared by `run` and `create`, and their way to CreateOptions."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import signal
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import click
+
+from ..container.containers import check_name
+from ..container.options import CreateOptions, Limit, MountRequest
+from ..container.record import Published
+from ..errors import UsageError
+from .mounts import parse_mount, parse_tmpfs, parse_volume
+from .ports import parse_published
+from .session import Session
+
+PULL_POLICIES = ("always", "missing", "never", "newer")
+NETWORKS = ("user", "none", "host")
+
+_SIZE = re.compile(r"(\d+)\s*([bkmgt]?)(?:i?b)?\Z", re.IGNORECASE)
+_UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+_LIMITS = (
+    *("as", "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss"),
+    *("rtprio", "rttime", "sigpending", "stack"),
+)
+
+
+def creation_flags(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the flags; their values arrive as keyword arguments, to be given to `creation_options`."""
+    for flag in reversed(_FLAGS):
+        command = flag(command)
+    return command
+
+
+def _many(*names: str, metavar: str, help: str) -> Callable[..., Any]:
+    return click.option(*names, multiple=True, metavar=metavar, help=help)
+
+
+_FLAGS = (
+    click.option("-i", "--interactive", is_flag=True, help="Keep stdin open and pass it on."),
+    click.option("-t", "--tty", is_flag=True, help="Give the command a terminal."),
+    click.option("--rm", is_flag=True, help="Remove the container when it ends."),
+    click.option("--name", metavar="NAME", default="", help="Name the container [default: a random one]."),
+    click.option("--replace", is_flag=True, help="Remove a container that has the same --name first."),
+    _many("-e", "--env", metavar="NAME[=VALUE]", help="Set a variable; without a value, pass on yours."),
+    _many("--env-file", metavar="FILE", help="Set the variables that FILE lists, one a line."),
+    _many("-v", "--volume", metavar="SOURCE:DESTINATION[:OPTIONS]", help="Mount a directory, file or named volume."),
+    _many("--mount", metavar="type=TYPE,…", help="Mount a bind, volume or tmpfs, spelled out."),
+    _many("--tmpfs", metavar="PATH[:OPTIONS]", help="Mount an empty file system in memory."),
+    click.option("-w", "--workdir", metavar="DIR", help="Start the command in DIR."),
+    click.option("-u", "--user", metavar="USER[:GROUP]", help="Run the command as this user of the image, or this id."),
+    _many("--group-add", metavar="GROUP", help="Add the user to a group."),
+    click.option("--entrypoint", metavar="COMMAND", help="Use this in place of the image's entrypoint."),
+    click.option("-h", "--hostname", metavar="NAME", default="", help="The container's host name."),
+    click.option("--read-only", is_flag=True, help="Make the root filesystem read-only."),
+    click.option(
+        "--privileged", is_flag=True, help="All capabilities, no seccomp, nothing masked: all that you can give."
+    ),
+    _many("--cap-add", metavar="CAPABILITY", help="Add a capability, or ALL."),
+    _many("--cap-drop", metavar="CAPABILITY", help="Drop a capability, or ALL."),
+    _many(
+        "--security-opt", metavar="OPTION", help="no-new-privileges, seccomp=FILE|unconfined, mask=PATH, unmask=PATH."
+    ),
+    _many("-p", "--publish", metavar="[[IP:]PORT:]PORT[/udp]", help="Lead a port of this machine to the container's."),
+    click.option("-P", "--publish-all", is_flag=True, help="Publish all ports that the image exposes, on free ports."),
+    click.option("--network", "--net", metavar="NETWORK", default="user", help="user, none or host [default: user]."),
+    _many("--dns", metavar="ADDRESS", help="Ask this name server."),
+    _many("--dns-search", metavar="DOMAIN", help="Search names in this domain."),
+    _many("--add-host", metavar="NAME:ADDRESS", help="Add a line to /etc/hosts; host-gateway stands for this machine."),
+    click.option("--init", is_flag=True, help="Run a small init that forwards signals and reaps processes."),
+    click.option("--platform", metavar="OS/ARCH", default="", help="Take the image for this platform."),
+    click.option(
+        "--pull",
+        metavar="WHEN",
+        type=click.Choice(PULL_POLICIES),
+        default="missing",
+        help="always, missing, never or newer.",
+    ),
+    click.option(
+        "--tls-verify", metavar="BOOL", type=bool, default=None, help="false: accept any registry, also by HTTP."
+    ),
+    click.option("--userns", metavar="MODE", default="host", help="host, or keep-id: you keep your own id inside."),
+    click.option("--stop-signal", metavar="SIGNAL", help="What `stop` sends [default: the image's, or TERM]."),
+    click.option(
+        "--stop-timeout", metavar="SECONDS", type=click.IntRange(min=-1), default=10, help="When `stop` kills."
+    ),
+    _many("-l", "--label", metavar="NAME[=VALUE]", help="Attach a label."),
+    _many("--label-file", metavar="FILE", help="Attach the labels that FILE lists."),
+    _many("--ulimit", metavar="NAME=SOFT[:HARD]", help="Limit a resource, as getrlimit(2) names it."),
+    click.option("--shm-size", metavar="SIZE", default="65536000", help="Size of /dev/shm, such as 64m."),
+    click.option("-q", "--quiet", is_flag=True, help="Say nothing about the pull."),
+    click.option("--cidfile", metavar="FILE", help="Write the container's id to FILE."),
+)
+
+
+def creation_options(session: Session, image: str, command: tuple[str, ...], flags: Mapping[str, Any]) -> CreateOptions:
+    """The flags as typed, checked. Raises UsageError with the first that is wrong."""
+    network = _network(flags["network"])
+    published = tuple(port for text in flags["publish"] for port in parse_published(text))
+    if network != "user" and (published or flags["publish_all"]):
+        # Podman ignores -p there with a warning; ports of a container in the host's network are the host's already.
+        click.echo(f"Port mappings have no effect with --network {network}", err=True)
+        published = ()
+    security = _security(flags["security_opt"], session.cwd)
+    return CreateOptions(
+        image=image,
+        command=command,
+        entrypoint=_entrypoint(flags["entrypoint"]),
+        name=check_name(flags["name"]) if flags["name"] else "",
+        interactive=flags["interactive"],
+        terminal=flags["tty"],
+        remove=flags["rm"],
+        environment=_environment(session, flags["env_file"], flags["env"]),
+        mounts=_mounts(session, flags),
+        working_directory=_working_directory(flags["workdir"]),
+        user=flags["user"],
+        groups=flags["group_add"],
+        hostname=_hostname(flags["hostname"]),
+        read_only=flags["read_only"],
+        privileged=flags["privileged"],
+        cap_add=flags["cap_add"],
+        cap_drop=flags["cap_drop"],
+        published=_no_port_twice(published),
+        publish_all=flags["publish_all"],
+        network=network,
+        dns=tuple(_address(text, "--dns") for text in flags["dns"]),
+        dns_search=flags["dns_search"],
+        add_hosts=tuple(_extra_host(text) for text in flags["add_host"]),
+        init=flags["init"],
+        platform=flags["platform"],
+        pull=flags["pull"],
+        tls_verify=flags["tls_verify"],
+        user_namespace=flags["userns"],
+        stop_signal=parse_signal(flags["stop_signal"]) if flags["stop_signal"] else None,
+        stop_timeout=flags["stop_timeout"],
+        labels=_labels(session, flags["label_file"], flags["label"]),
+        limits=tuple(_limit(text) for text in flags["ulimit"]),
+        shm_size=parse_size(flags["shm_size"], "--shm-size"),
+        quiet=flags["quiet"],
+        storage_driver=session.settings.storage_driver,
+        create_command=("rcontain", *getattr(session, "argv", ())),
+        **security,
+    )
+
+
+def parse_signal(text: str) -> int:
+    """A signal's number from TERM, SIGTERM, term or 15; RTMIN+3 too. Raises UsageError."""
+    name = text.upper().removeprefix("SIG")
+    if name.isdigit() and 1 <= int(name) <= 64:
+        return int(name)
+    base, separator, offset = name.partition("+")
+    if base == "RTMIN" and (not separator or offset.isdigit()):
+        return int(signal.SIGRTMIN) + int(offset or 0)
+    try:
+        return int(signal.Signals[f"SIG{name}"])
+    except KeyError:
+        raise UsageError(
+            f'"{text}" is not a signal', hint="use a name such as TERM, or a number from 1 to 64"
+        ) from None
+
+
+def parse_size(text: str, flag: str) -> int:
+    """Bytes from 64m, 1g, 65536. Raises UsageError."""
+    match = _SIZE.match(text)
+    if not match:
+        raise UsageError(f'{flag} "{text}" is not a size', hint="use a number and a unit, such as 64m")
+    return int(match[1]) * _UNITS[match[2].lower()]
+
+
+def _network(text: str) -> str:
+    name = {"slirp4netns": "user", "pasta": "user", "private": "user", "bridge": "user", "default": "user"}.get(
+        text, text
+    )
+    if name not in NETWORKS:
+        raise UsageError(f'the network "{text}" is not known', hint=f"use one of {', '.join(NETWORKS)}")
+    return name
+
+
+def _entrypoint(text: str | None) -> tuple[str, ...] | None:
+    if text is None:
+        return None
+    if text.startswith("["):
+        import msgspec
+
+        try:
+            return msgspec.json.decode(text, type=tuple[str, ...])
+        except msgspec.MsgspecError:
+            raise UsageError(f"--entrypoint {text} is not a list of strings in JSON") from None
+    return (text,) if text else ()
+
+
+def _environment(session: Session, files: tuple[str, ...], pairs: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    result: dict[str, str] = {}
+    for file in files:
+        for line in _lines(session, file, "--env-file"):
+            _set_variable(result, line, session)
+    for text in pairs:
+        if text.endswith("*") and "=" not in text:
+            for name, value in session.environment.items():
+                if name.startswith(text[:-1]) and name != "RCONTAIN_UID":
+                    result[name] = value
+            continue
+        _set_variable(result, text, session)
+    return tuple(result.items())
+
+
+def _set_variable(result: dict[str, str], text: str, session: Session) -> None:
+    name, separator, value = text.partition("=")
+    if not name:
+        raise UsageError(f'the variable "{text}" has no name', hint="use NAME=VALUE")
+    if separator:
+        result[name] = value
+    elif name in session.environment:
+        result[name] = session.environment[name]
+
+
+def _lines(session: Session, file: str, flag: str) -> list[str]:
+    path = os.path.join(session.cwd, os.path.expanduser(file))
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as lines:
+            stripped = [line.rstrip("\r\n").lstrip() for line in lines]
+    except OSError as error:
+        raise UsageError(f"cannot read the {flag} {path}: {error.strerror}") from None
+    return [line for line in stripped if line and not line.startswith("#")]
+
+
+def _labels(session: Session, files: tuple[str, ...], pairs: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    texts = [line for file in files for line in _lines(session, file, "--label-file")] + list(pairs)
+    result = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        if not name:
+            raise UsageError(f'the label "{text}" has no name', hint="use NAME=VALUE")
+        result[name] = value
+    return tuple(result.items())
+
+
+def _mounts(session: Session, flags: Mapping[str, Any]) -> tuple[MountRequest, ...]:
+    requests = [parse_volume(text, session.cwd) for text in flags["volume"]]
+    requests += [parse_mount(text, session.cwd) for text in flags["mount"]]
+    requests += [parse_tmpfs(text) for text in flags["tmpfs"]]
+    seen: set[str] = set()
+    for request in requests:
+        destination = os.path.normpath(request.destination)
+        if destination in seen:
+            raise UsageError(
+                f"two mounts have the destination {destination}", hint="give each a destination of its own"
+            )
+        seen.add(destination)
+    return tuple(requests)
+
+
+def _working_directory(text: str | None) -> str | None:
+    if text is not None and not text.startswith("/"):
+        raise UsageError(f'the working directory "{text}" is not an absolute path')
+    return text
+
+
+def _hostname(text: str) -> str:
+    if text and (len(text) > 64 or not re.fullmatch(r"[a-zA-Z0-9]([a-zA-Z0-9.-]*[a-zA-Z0-9])?", text)):
+        raise UsageError(
+            f'the host name "{text}" is not valid', hint="use letters, digits, dots and hyphens; at most 64"
+        )
+    return text
+
+
+def _no_port_twice(published: tuple[Published, ...]) -> tuple[Published, ...]:
+    seen: set[tuple[str, int, str]] = set()
+    for port in published:
+        key = (port.host_ip, port.host_port, port.protocol)
+        if port.host_port and key in seen:
+            raise UsageError(f"the host port {port.host_port}/{port.protocol} is published twice")
+        seen.add(key)
+    return published
+
+
+def _address(text: str, flag: str) -> str:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        raise UsageError(f'{flag} "{text}" is not an IP address') from None
+    return text
+
+
+def _extra_host(text: str) -> str:
+    name, separator, address = text.partition(":") if "=" not in text else text.partition("=")
+    if not separator or not name:
+        raise UsageError(f'--add-host "{text}" is not NAME:ADDRESS')
+    address = address.removeprefix("[").removesuffix("]")
+    if address != "host-gateway":
+        _address(address, "--add-host: the address")
+    return f"{name}:{address}"
+
+
+def _limit(text: str) -> Limit:
+    name, separator, values = text.partition("=")
+    if not separator or name.lower() not in _LIMITS:
+        raise UsageError(f'--ulimit "{text}" is not NAME=SOFT[:HARD]', hint=f"the names are {', '.join(_LIMITS)}")
+    soft, _, hard = values.partition(":")
+    try:
+        pair = tuple(-1 if word in ("unlimited", "-1") else int(word) for word in (soft, hard or soft))
+    except ValueError:
+        raise UsageError(f'--ulimit "{text}": the limits are not numbers') from None
+    if pair[1] != -1 and (pair[0] == -1 or pair[0] > pair[1]):
+        raise UsageError(f'--ulimit "{text}": the soft limit is above the hard one')
+    return Limit(name=f"RLIMIT_{name.upper()}", soft=pair[0], hard=pair[1])
+
+
+def _security(texts: tuple[str, ...], cwd: str) -> dict[str, Any]:
+    result: dict[str, Any] = {"no_new_privileges": False, "seccomp_profile": "", "masks": (), "unmasks": ()}
+    for text in texts:
+        name, separator, value = text.partition("=" if "=" in text else ":")
+        if name == "no-new-privileges":
+            result["no_new_privileges"] = value in ("", "true")
+        elif name == "seccomp" and separator:
+            result["seccomp_profile"] = value if value == "unconfined" else os.path.join(cwd, os.path.expanduser(value))
+        elif name in ("mask", "unmask") and separator:
+            result[f"{name}s"] += tuple(value.split(":"))
+        elif name in ("label", "apparmor"):
+            continue  # nothing to turn off: a rootless container can be given neither label nor profile
+        else:
+            raise UsageError(
+                f'the security option "{text}" is not known',
+                hint="use no-new-privileges, seccomp=FILE, seccomp=unconfined, mask=PATH or unmask=PATH",
+            )
+    return result

@@ -1,0 +1,101 @@
+"""The helper processes of a supervisor: forked, not executed, so that they start with everything imported.
+
+A child dies with its supervisor (PR_SET_PDEATHSIG), holds only the descriptors that it was given, and never returns
+into the code that forked it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Callable, Collection
+from typing import NoReturn
+
+import trio
+
+from .. import syscalls
+
+
+class Child:
+    """A forked helper. Owns its pidfd."""
+
+    def __init__(self, name: str, pid: int) -> None:
+        self.name = name
+        self.pid = pid
+        self.pidfd = os.pidfd_open(pid)
+
+    def __repr__(self) -> str:
+        return f"<Child {self.name} {self.pid}>"
+
+    async def wait(self) -> int:
+        """Waits for its end and reaps it. Returns the exit code, or minus the signal's number."""
+        await trio.lowlevel.wait_readable(self.pidfd)
+        result = os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
+        os.close(self.pidfd)
+        assert result is not None
+        return result.si_status if result.si_code == os.CLD_EXITED else -result.si_status
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        try:
+            signal.pidfd_send_signal(self.pidfd, number)
+        except ProcessLookupError:
+            pass  # it has ended by itself
+
+
+def fork_child(name: str, function: Callable[[], None], *, keep: Collection[int]) -> Child:
+    """Runs `function` in a forked process that keeps the standard streams and the descriptors `keep`."""
+    parent = os.getpid()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid == 0:
+        _run(name, function, keep, parent)
+    return Child(name, pid)
+
+
+def _run(name: str, function: Callable[[], None], keep: Collection[int], parent: int) -> NoReturn:
+    code = 1
+    try:
+        syscalls.prctl(syscalls.Prctl.SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)  # it died before we could ask to die with it
+        title = ctypes.create_string_buffer(f"rc-{name}".encode()[:15])
+        syscalls.prctl(syscalls.Prctl.SET_NAME, ctypes.addressof(title))
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGIO, signal.SIGCHLD):
+            signal.signal(number, signal.SIG_DFL)
+        null = os.open(os.devnull, os.O_RDWR)
+        for fd in (0, 1, 2):
+            if fd not in keep:
+                os.dup2(null, fd)
+        _close_all_but({0, 1, 2, *keep})
+        function()
+        code = 0
+    except BaseException as error:  # noqa: BLE001 - the last frame of a process: nothing above could handle it
+        os.write(2, f"rcontain {name}: {type(error).__name__}: {error}\n".encode(errors="replace"))
+    finally:
+        os._exit(code)
+
+
+def _close_all_but(keep: set[int]) -> None:
+    low = 0
+    for fd in sorted(keep):
+        os.closerange(low, fd)
+        low = fd + 1
+    os.closerange(low, 1 << 20)
+
+
+async def read_ready(fd: int) -> bytes:
+    """What a child writes to its ready descriptor: b"1", or a sentence; b"" when it died. Closes `fd`."""
+    try:
+        chunks = []
+        while True:
+            await trio.lowlevel.wait_readable(fd)
+            chunk = os.read(fd, 4096)
+            chunks.append(chunk)
+            if not chunk or chunk.startswith(b"1") or chunk.endswith(b"\n"):
+                return b"".join(chunks)
+    finally:
+        os.close(fd)

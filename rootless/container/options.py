@@ -1,0 +1,75 @@
+"""What the user asked for when making a container: the flags of `run` and `create`, parsed and checked."""
+
+from __future__ import annotations
+
+import msgspec
+
+from .record import Published
+
+
+class MountRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """One -v, --mount or --tmpfs. `type` is bind, volume or tmpfs; an empty `source` of a volume makes it anonymous.
+
+    `options` are mount options as in config.json (ro, nosuid, rprivate, size=64m ...). `copy` fills a new volume from
+    the image. `chown` gives the source to the container's user (Podman's U).
+    """
+
+    type: str
+    source: str
+    destination: str
+    options: tuple[str, ...] = ()
+    copy: bool = True
+    chown: bool = False
+
+
+class Limit(msgspec.Struct, frozen=True, kw_only=True):
+    """One --ulimit. `name` is the kernel's, RLIMIT_NOFILE; -1 means unlimited."""
+
+    name: str
+    soft: int
+    hard: int
+
+
+class CreateOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """`None` means: as the image says."""
+
+    image: str
+    command: tuple[str, ...] = ()
+    entrypoint: tuple[str, ...] | None = None
+    name: str = ""
+    interactive: bool = False
+    terminal: bool = False
+    remove: bool = False
+    environment: tuple[tuple[str, str], ...] = ()
+    mounts: tuple[MountRequest, ...] = ()
+    working_directory: str | None = None
+    user: str | None = None
+    groups: tuple[str, ...] = ()
+    hostname: str = ""
+    read_only: bool = False
+    privileged: bool = False
+    cap_add: tuple[str, ...] = ()
+    cap_drop: tuple[str, ...] = ()
+    no_new_privileges: bool = False
+    seccomp_profile: str = ""  # "", "unconfined", or a path
+    masks: tuple[str, ...] = ()
+    unmasks: tuple[str, ...] = ()
+    published: tuple[Published, ...] = ()
+    publish_all: bool = False
+    network: str = "user"
+    dns: tuple[str, ...] = ()
+    dns_search: tuple[str, ...] = ()
+    add_hosts: tuple[str, ...] = ()
+    init: bool = False
+    platform: str = ""
+    pull: str = "missing"
+    tls_verify: bool | None = None
+    user_namespace: str = "host"
+    stop_signal: int | None = None
+    stop_timeout: int = 10
+    labels: tuple[tuple[str, str], ...] = ()
+    limits: tuple[Limit, ...] = ()
+    shm_size: int = 65536000
+    quiet: bool = False
+    storage_driver: str = "auto"
+    create_command: tuple[str, ...] = ()
