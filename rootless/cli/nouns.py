@@ -1,0 +1,49 @@
+"""`rcontain container|image|system`: the verbs again, as Podman and Docker also spell them."""
+
+from __future__ import annotations
+
+import click
+
+from .command import LazyGroup, Verb
+
+_SAME = ("run", "create", "start", "stop", "restart", "kill", "rm", "exec", "ps", "logs", "wait")
+_MODULES = {"run": "run", "create": "run", "exec": "exec", "ps": "ps", "logs": "logs"}
+
+CONTAINER = {
+    "ls": Verb("ps", "ps"),
+    "list": Verb("ps", "ps", hidden=True),
+    **{
+        name: Verb(_MODULES.get(name, "lifecycle"), "exec_" if name == "exec" else name, hidden=name == "ps")
+        for name in _SAME
+    },
+    "inspect": Verb("inspect", "container_inspect"),
+    "exists": Verb("exists", "container_exists"),
+}
+
+IMAGE = {
+    "ls": Verb("images", "images"),
+    "list": Verb("images", "images", hidden=True),
+    "pull": Verb("pull", "pull"),
+    "rm": Verb("rmi", "rmi"),
+    "tag": Verb("tag", "tag"),
+    "untag": Verb("tag", "untag"),
+    "inspect": Verb("inspect", "image_inspect"),
+    "exists": Verb("exists", "image_exists"),
+}
+
+SYSTEM = {"info": Verb("info", "info")}
+
+
+@click.command("container", cls=LazyGroup, verbs=CONTAINER, subcommand_metavar="COMMAND [ARG...]")
+def container() -> None:
+    """Work with containers."""
+
+
+@click.command("image", cls=LazyGroup, verbs=IMAGE, subcommand_metavar="COMMAND [ARG...]")
+def image() -> None:
+    """Work with images."""
+
+
+@click.command("system", cls=LazyGroup, verbs=SYSTEM, subcommand_metavar="COMMAND [ARG...]")
+def system() -> None:
+    """Facts about this installation."""
