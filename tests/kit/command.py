@@ -22,7 +22,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 def install_launchers(directory: Path) -> Path:
-    """Launchers of this checkout and interpreter in `directory`, as contrib/quickstart makes them. Returns `rcontain`."""
+    """Launchers of this checkout and interpreter, as contrib/quickstart makes them. Returns the path of `rcontain`."""
     subprocess.run(
         [
             sys.executable, str(CHECKOUT / "contrib/install-launcher"),

@@ -1,7 +1,7 @@
 """What a tier of tests needs from this machine, and what is missing.
 
-A tier is a pytest marker. `missing(tier)` is None where the tier can run, else it names what is missing; that becomes the
-reason of the skip, and in CI the message of a failure.
+A tier is a pytest marker. `missing(tier)` is None where the tier can run, else it names what is missing; that becomes
+the reason of the skip, and in CI the message of a failure.
 """
 
 from __future__ import annotations
