@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests.kit import leaks, needs
@@ -18,6 +19,12 @@ from tests.kit.command import Rcontain, install_launchers
 
 # Set by contrib/test: run only what is marked with this tier, as the user that the tier asks for.
 ONLY_TIER = "RCONTAIN_TEST_ONLY"
+
+
+# A slow machine is no bug, and the checkout may belong to somebody else.
+os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", os.path.expanduser("~/.cache/rcontain-test/hypothesis"))
+hypothesis.settings.register_profile("rcontain", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("rcontain")
 
 
 def pytest_configure(config: pytest.Config) -> None:
