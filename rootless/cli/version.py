@@ -43,7 +43,7 @@ def version(session: Session, format_: str | None) -> None:
     """Show the versions of rcontain and of what it runs on."""
     known = facts()
     if format_:
-        click.echo(render(format_, [VersionReport(known)], name="version", single=True), nl=False)
+        click.echo(render(format_, [VersionReport(known)], single=True), nl=False)
         return
     rows = [
         ("Client:", "rcontain"),
