@@ -1,0 +1,52 @@
+"""A container's pid 1 for `--init`: starts nothing itself, forwards signals to the command, and reaps orphans."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Final, NoReturn
+
+from rootless import syscalls
+from rootless.syscalls import Prctl
+
+_NOT_FORWARDED: Final = frozenset(
+    {
+        signal.SIGKILL,
+        signal.SIGSTOP,
+        signal.SIGCHLD,
+        signal.SIGSEGV,
+        signal.SIGBUS,
+        signal.SIGFPE,
+        signal.SIGILL,
+        signal.SIGTRAP,
+        signal.SIGABRT,
+        signal.SIGTTIN,
+        signal.SIGTTOU,
+    }
+)
+
+
+def run(command: int) -> NoReturn:
+    """Be the init process whose command is the child `command`; ends with the command's exit code (128+N if killed)."""
+    syscalls.close_range(0)
+    waited = signal.valid_signals() - _NOT_FORWARDED
+    forwarded = waited
+    signal.pthread_sigmask(signal.SIG_BLOCK, waited | {signal.SIGCHLD})
+    syscalls.prctl(Prctl.SET_DUMPABLE, 0)
+    while True:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                os._exit(0)
+            if pid == 0:
+                break
+            if pid == command:
+                code = os.waitstatus_to_exitcode(status)
+                os._exit(code if code >= 0 else 128 - code)
+        number = signal.sigwait(waited | {signal.SIGCHLD})
+        if number in forwarded:
+            try:
+                os.kill(command, number)
+            except ProcessLookupError:
+                continue
