@@ -232,7 +232,7 @@ def setdomainname(name: str) -> None:
 
 
 class _OpenHow(ctypes.Structure):
-    _fields_ = [("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64)]  # noqa: RUF012
+    _fields_ = [("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64)]
 
 
 def openat2(dir_fd: int, path: str | bytes, flags: int, *, mode: int = 0, resolve: Resolve = Resolve.NONE) -> int:
@@ -260,11 +260,11 @@ def fork_into(kinds: Clone) -> int:
 
 
 class _CapHeader(ctypes.Structure):
-    _fields_ = [("version", ctypes.c_uint32), ("pid", ctypes.c_int)]  # noqa: RUF012
+    _fields_ = [("version", ctypes.c_uint32), ("pid", ctypes.c_int)]
 
 
 class _CapData(ctypes.Structure):
-    _fields_ = [  # noqa: RUF012
+    _fields_ = [
         ("effective", ctypes.c_uint32),
         ("permitted", ctypes.c_uint32),
         ("inheritable", ctypes.c_uint32),
@@ -304,7 +304,7 @@ def move_mount(from_fd: int, to_fd: int) -> None:
 
 
 class _MountAttr(ctypes.Structure):
-    _fields_ = [  # noqa: RUF012
+    _fields_ = [
         ("attr_set", ctypes.c_uint64),
         ("attr_clr", ctypes.c_uint64),
         ("propagation", ctypes.c_uint64),
@@ -337,7 +337,7 @@ def join_session_keyring() -> None:
 
 
 class _SockFprog(ctypes.Structure):
-    _fields_ = [("len", ctypes.c_ushort), ("filter", ctypes.c_char_p)]  # noqa: RUF012
+    _fields_ = [("len", ctypes.c_ushort), ("filter", ctypes.c_char_p)]
 
 
 def seccomp_filter(program: bytes, flags: SeccompFlag = SeccompFlag.NONE) -> None:

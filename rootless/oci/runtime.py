@@ -31,14 +31,14 @@ class NamespaceType(Enum):
     TIME = "time"
 
 
-class Namespace(Document):
+class Namespace(Document, frozen=True):
     """A namespace: new, or joined where `path` names one."""
 
     type: NamespaceType
     path: str | None = None
 
 
-class IDMapping(Document, kw_only=True):
+class IDMapping(Document, frozen=True, kw_only=True):
     """`size` ids from `container_id` in the container are those from `host_id` in the runtime's user namespace."""
 
     container_id: int = msgspec.field(name="containerID")
@@ -46,7 +46,7 @@ class IDMapping(Document, kw_only=True):
     size: int
 
 
-class User(Document, kw_only=True):
+class User(Document, frozen=True, kw_only=True):
     """The ids that the process runs with."""
 
     uid: int = 0
@@ -56,7 +56,7 @@ class User(Document, kw_only=True):
     username: str | None = None
 
 
-class Capabilities(Document, kw_only=True):
+class Capabilities(Document, frozen=True, kw_only=True):
     """Five sets of names like "CAP_CHOWN"; capabilities(7)."""
 
     bounding: tuple[str, ...] = ()
@@ -66,7 +66,7 @@ class Capabilities(Document, kw_only=True):
     ambient: tuple[str, ...] = ()
 
 
-class Rlimit(Document, kw_only=True):
+class Rlimit(Document, frozen=True, kw_only=True):
     """`type` is a name like "RLIMIT_NOFILE"; 2**64-1 means no limit."""
 
     type: str
@@ -74,14 +74,14 @@ class Rlimit(Document, kw_only=True):
     hard: int
 
 
-class Box(Document):
+class Box(Document, frozen=True):
     """The size of a console, in characters."""
 
     height: int = 0
     width: int = 0
 
 
-class Process(Document, kw_only=True):
+class Process(Document, frozen=True, kw_only=True):
     """config.md, "Process"."""
 
     terminal: bool = False
@@ -98,14 +98,14 @@ class Process(Document, kw_only=True):
     oom_score_adj: int | None = None
 
 
-class Root(Document):
+class Root(Document, frozen=True):
     """The root filesystem; a relative `path` is relative to the bundle."""
 
     path: str
     readonly: bool = False
 
 
-class Mount(Document, kw_only=True):
+class Mount(Document, frozen=True, kw_only=True):
     """config.md, "Mounts"; `options` are those of mount(8)."""
 
     destination: str
@@ -116,7 +116,7 @@ class Mount(Document, kw_only=True):
     gid_mappings: tuple[IDMapping, ...] = ()
 
 
-class Hook(Document, kw_only=True):
+class Hook(Document, frozen=True, kw_only=True):
     """A program that runs at a point of the life cycle, with the state on its standard input."""
 
     path: str
@@ -125,7 +125,7 @@ class Hook(Document, kw_only=True):
     timeout: int | None = None
 
 
-class Hooks(Document):
+class Hooks(Document, frozen=True):
     """config.md, "POSIX-platform Hooks"."""
 
     prestart: tuple[Hook, ...] = ()
@@ -136,7 +136,7 @@ class Hooks(Document):
     poststop: tuple[Hook, ...] = ()
 
 
-class Device(Document, kw_only=True):
+class Device(Document, frozen=True, kw_only=True):
     """A device node that is to exist in the container."""
 
     type: str
@@ -148,7 +148,7 @@ class Device(Document, kw_only=True):
     gid: int | None = None
 
 
-class SeccompArg(Document, kw_only=True):
+class SeccompArg(Document, frozen=True, kw_only=True):
     """A condition on an argument of a system call."""
 
     index: int
@@ -157,7 +157,7 @@ class SeccompArg(Document, kw_only=True):
     op: str
 
 
-class SeccompFilter(Document):
+class SeccompFilter(Document, frozen=True):
     """Containers-common: where a rule is used at all. Not part of config.json."""
 
     arches: tuple[str, ...] = ()
@@ -165,7 +165,7 @@ class SeccompFilter(Document):
     min_kernel: str | None = None
 
 
-class SeccompRule(Document, kw_only=True):
+class SeccompRule(Document, frozen=True, kw_only=True):
     """One rule; `includes`, `excludes` and `errno` are of containers-common profiles only."""
 
     names: tuple[str, ...]
@@ -177,14 +177,14 @@ class SeccompRule(Document, kw_only=True):
     excludes: SeccompFilter = SeccompFilter()
 
 
-class SeccompArch(Document):
+class SeccompArch(Document, frozen=True):
     """Containers-common: the architectures that come along with one."""
 
     architecture: str
     sub_architectures: tuple[str, ...] = ()
 
 
-class Seccomp(Document, kw_only=True):
+class Seccomp(Document, frozen=True, kw_only=True):
     """config-linux.md, "Seccomp", and the profile files of containers-common, which add `archMap`."""
 
     default_action: str
@@ -198,7 +198,7 @@ class Seccomp(Document, kw_only=True):
     syscalls: tuple[SeccompRule, ...] = ()
 
 
-class Linux(Document, kw_only=True):
+class Linux(Document, frozen=True, kw_only=True):
     """config-linux.md. `resources` is kept as it came; cgroups read what they know of it."""
 
     uid_mappings: tuple[IDMapping, ...] = ()
@@ -219,7 +219,7 @@ class Linux(Document, kw_only=True):
         return next((entry for entry in self.namespaces if entry.type is kind), None)
 
 
-class Spec(Document, kw_only=True):
+class Spec(Document, frozen=True, kw_only=True):
     """A whole config.json."""
 
     oci_version: str = VERSION
@@ -242,7 +242,7 @@ class Status(Enum):
     STOPPED = "stopped"
 
 
-class State(Document, kw_only=True):
+class State(Document, frozen=True, kw_only=True):
     """runtime.md, "State": what `state` prints and hooks read."""
 
     oci_version: str = VERSION

@@ -7,6 +7,7 @@ outside. An `IdMap` goes one step: a container's map gives E ids, E's own map (/
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 
 import msgspec
 
@@ -54,7 +55,7 @@ class IdMap(msgspec.Struct, frozen=True):
             else:
                 lines.append(extent)
         by_outside = sorted((line.outside, line.size) for line in lines)
-        for (start, size), (following, _) in zip(by_outside, by_outside[1:], strict=False):
+        for (start, size), (following, _) in pairwise(by_outside):
             if following < start + size:
                 raise UsageError(f"the id map uses the outer id {following} twice")
         return cls(tuple(lines))
@@ -72,9 +73,7 @@ class IdMap(msgspec.Struct, frozen=True):
 
     def to_spec(self) -> tuple[IDMapping, ...]:
         """As config.json's uidMappings or gidMappings."""
-        return tuple(
-            IDMapping(container_id=line.inside, host_id=line.outside, size=line.size) for line in self.extents
-        )
+        return tuple(IDMapping(container_id=line.inside, host_id=line.outside, size=line.size) for line in self.extents)
 
     def to_bytes(self) -> bytes:
         """What is written to /proc/PID/uid_map."""
@@ -109,8 +108,8 @@ class IdMap(msgspec.Struct, frozen=True):
     def split_for(self, parent: IdMap) -> IdMap:
         """The same map with lines cut so that each lies inside one extent of `parent`, the map of the namespace around.
 
-        The kernel translates a line's outer ids by the one extent of the parent that holds them all (kernel/user_namespace.c,
-        map_write), so "0 0 65537" fails with EPERM in a namespace whose own map is "0 1001 1" and "1 100000 65536".
+        The kernel translates a line's outer ids by the one extent of the parent that holds them all
+        (kernel/user_namespace.c, map_write), so "0 0 65537" fails with EPERM in a namespace whose own map is "0 1001 1" and "1 100000 65536".
         Raises UsageError where an outer id is not in `parent` or the map grows too long.
         """
         lines: list[Extent] = []
@@ -188,6 +187,4 @@ def nomap_maps(parent: IdMaps) -> IdMaps:
     """--userns nomap: the invoking user is not mapped; container id n is E id n+1."""
     if _span(parent.uids) < 2 or _span(parent.gids) < 2:
         raise UsageError("--userns=nomap needs subordinate ids, and this user has none")
-    return IdMaps(
-        IdMap.of((0, 1, _span(parent.uids) - 1)), IdMap.of((0, 1, _span(parent.gids) - 1))
-    ).split_for(parent)
+    return IdMaps(IdMap.of((0, 1, _span(parent.uids) - 1)), IdMap.of((0, 1, _span(parent.gids) - 1))).split_for(parent)

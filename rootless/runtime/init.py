@@ -93,7 +93,6 @@ def reset_signals() -> None:
 
 def arrange_descriptors(job: Job, channel: socket.socket) -> socket.socket:
     """0, 1, 2 are the standard streams, 3... those to keep, then the channel; all others are closed."""
-    import fcntl
 
     kept = 3 + len(job.keep_fds)
     sources = [*job.stdio, *job.keep_fds]
@@ -214,9 +213,7 @@ def _attach_tree(context: _Context, step: steps.AttachTree) -> None:
     make = context.root.directory if stat.S_ISDIR(os.fstat(tree).st_mode) else context.root.file
     target = make(step.target)
     for flags in step.propagation:
-        syscalls.mount_setattr(
-            tree, propagation=flags & ~MountFlag.REC, recursive=bool(flags & MountFlag.REC)
-        )
+        syscalls.mount_setattr(tree, propagation=flags & ~MountFlag.REC, recursive=bool(flags & MountFlag.REC))
     if step.set_ or step.clear:
         set_attributes(tree, set_=step.set_, clear=step.clear)
     if step.set_recursive or step.clear_recursive:
@@ -485,9 +482,7 @@ def _execute_command(context: _Context, step: steps.Execute) -> None:
         if error.errno == errno.ENOENT:
             why = f"exec `{context.executable}`: its interpreter is missing: No such file or directory"
             raise _Refused(Fault.NOT_FOUND, why, errno.ENOENT) from None
-        raise _Refused(
-            Fault.NOT_RUNNABLE, f"exec `{context.executable}`: {error.strerror}", error.errno or 0
-        ) from None
+        raise _Refused(Fault.NOT_RUNNABLE, f"exec `{context.executable}`: {error.strerror}", error.errno or 0) from None
 
 
 def _environment(entries: tuple[str, ...]) -> dict[str, str]:
@@ -527,4 +522,3 @@ _RUN: Final[dict[type[Step], Callable[[_Context, Any], None]]] = {
     steps.Reaper: _reaper,
     steps.Execute: _execute_command,
 }
-

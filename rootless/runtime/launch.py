@@ -165,7 +165,9 @@ def spawn(
     return launched
 
 
-def spawn_exec(job: Job, pidfd: int, *, kinds: Clone = ALL, container_user: tuple[int, int], ids: IdMaps | None) -> Launched:
+def spawn_exec(
+    job: Job, pidfd: int, *, kinds: Clone = ALL, container_user: tuple[int, int], ids: IdMaps | None
+) -> Launched:
     """Make a process inside the namespaces of the process `pidfd`, as a child of the caller."""
     _give_pipes(job, ids, container_user)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -212,7 +214,9 @@ def _spawn_joining(job: Job, kinds: Clone, joined: list[tuple[Clone, str]], ids:
     return launched
 
 
-def _join_and_clone(channel: socket.socket, job: Job, join: Callable[[], None], kinds: Clone, *, wait_for_maps: bool) -> NoReturn:
+def _join_and_clone(
+    channel: socket.socket, job: Job, join: Callable[[], None], kinds: Clone, *, wait_for_maps: bool
+) -> NoReturn:
     """In the process in between: enter the namespaces, clone, tell the pid, leave."""
     try:
         join()
@@ -258,9 +262,9 @@ def _clone(kinds: Clone, child: Callable[[socket.socket], NoReturn]) -> Launched
 
 def _clone_hint(error: OSError) -> str | None:
     if error.errno in (errno.ENOSPC, errno.EUSERS):
-        return "the limits in /proc/sys/user (max_user_namespaces and its neighbours) are reached; the administrator can raise them"
+        return "a limit in /proc/sys/user (max_user_namespaces and its neighbours) is reached; ask for a larger one"
     if error.errno == errno.EPERM:
-        return "user namespaces are forbidden here; see `sysctl kernel.unprivileged_userns_clone` and AppArmor's restriction"
+        return "see sysctl kernel.unprivileged_userns_clone and kernel.apparmor_restrict_unprivileged_userns"
     return None
 
 

@@ -260,7 +260,7 @@ def compile_exec(
     if process.terminal:
         head.append(steps.Terminal("dev/pts/ptmx", None, process.console_size))
     create, start = _process(process, facts, seccomp=seccomp, die_with_parent=die_with_parent)
-    return Plan((*head, *create), start)
+    return Plan((*head, *create), tuple(start))
 
 
 def _propagation(name: str | None) -> MountFlag:

@@ -1,10 +1,10 @@
 """A container's first process, and those that join it, for a supervisor with trio's event loop.
 
-    init = spawn(spec, rootfs=path, ids=maps, stdio=(0, 1, 2))
-    await init.created()        # the root filesystem stands; the network may be set up in init.netns
-    await init.start()          # execve has succeeded, or CommandNotFound, CommandNotRunnable, ContainerError
-    code = await init.wait()    # 0-255; 128+N if signal N ended it
-    init.close()
+init = spawn(spec, rootfs=path, ids=maps, stdio=(0, 1, 2))
+await init.created()        # the root filesystem stands; the network may be set up in init.netns
+await init.start()          # execve has succeeded, or CommandNotFound, CommandNotRunnable, ContainerError
+code = await init.wait()    # 0-255; 128+N if signal N ended it
+init.close()
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TypeAlias
 
 import trio
 
-from rootless.oci.runtime import Process, Spec
+from rootless.oci.runtime import Process, Seccomp, Spec
 from rootless.runtime import facts, launch, messages, plan, seccomp
 from rootless.runtime.idmap import IdMaps
 from rootless.runtime.init import Job
@@ -34,7 +34,9 @@ class Init(Launched):
     def __enter__(self) -> Init:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self.status is None:
             self.signal(9)
             self.reap()
@@ -67,7 +69,13 @@ class Init(Launched):
 
 
 def make_plan(
-    spec: Spec, *, rootfs: str, ids: IdMaps | None, die_with_parent: bool = True, reaper: bool = False, make_cwd: bool = False
+    spec: Spec,
+    *,
+    rootfs: str,
+    ids: IdMaps | None,
+    die_with_parent: bool = True,
+    reaper: bool = False,
+    make_cwd: bool = False,
 ) -> Plan:
     """The plan of `spec` on this machine, with its seccomp filter compiled (or taken from this process's memory)."""
     profile = spec.linux.seccomp
@@ -102,9 +110,7 @@ def spawn(
     its master after `created`. `keep_fds` become 3, 4, ... in the container. `reaper` makes pid 1 an init process of
     ours. `state` is what hooks get on standard input. Raises UsageError, HostError, ContainerError.
     """
-    made = make_plan(
-        spec, rootfs=rootfs, ids=ids, die_with_parent=die_with_parent, reaper=reaper, make_cwd=make_cwd
-    )
+    made = make_plan(spec, rootfs=rootfs, ids=ids, die_with_parent=die_with_parent, reaper=reaper, make_cwd=make_cwd)
     user = (spec.process.user.uid, spec.process.user.gid) if spec.process else (0, 0)
     terminal = spec.process is not None and spec.process.terminal
     job = Job(made, (None, None, None) if terminal else stdio, tuple(keep_fds), state)
@@ -119,7 +125,7 @@ def spawn_exec(
     stdio: Stdio = (None, None, None),
     keep_fds: Sequence[int] = (),
     kinds: Clone = ALL,
-    seccomp_profile: seccomp.Seccomp | None = None,
+    seccomp_profile: Seccomp | None = None,
     die_with_parent: bool = True,
 ) -> Init:
     """Fork a process into the namespaces (`kinds`) of the container whose first process is `pidfd`.
@@ -139,6 +145,4 @@ def spawn_exec(
 
 
 def _init(launched: Launched) -> Init:
-    init = Init(launched.pid, launched.pidfd, launched.channel, launched.userns, launched.netns)
-    return init
-
+    return Init(launched.pid, launched.pidfd, launched.channel, launched.userns, launched.netns)

@@ -34,7 +34,9 @@ class RootDir:
     def __enter__(self) -> RootDir:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def __repr__(self) -> str:
@@ -130,7 +132,9 @@ class RootDir:
             if is_directory:
                 os.mkdir(name, mode, dir_fd=fd)
             else:
-                os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, mode, dir_fd=fd))
+                os.close(
+                    os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, mode, dir_fd=fd)
+                )
         except FileExistsError:
             pass  # another process was first; the final open decides
         finally:

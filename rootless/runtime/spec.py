@@ -49,6 +49,9 @@ MASKED: Final = (
 )
 READONLY: Final = ("/proc/asound", "/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 
+ROOT_USER: Final = User()
+NO_HOOKS: Final = Hooks()
+
 NEW: Final = frozenset(
     {
         NamespaceType.PID,
@@ -68,9 +71,7 @@ def namespaces(
 ) -> tuple[Namespace, ...]:
     """The list for config.json: those to make, and those to join by path. The others are the host's."""
     paths = joined or {}
-    return tuple(
-        Namespace(type=kind, path=paths.get(kind)) for kind in NamespaceType if kind in new or kind in paths
-    )
+    return tuple(Namespace(type=kind, path=paths.get(kind)) for kind in NamespaceType if kind in new or kind in paths)
 
 
 def default_mounts(
@@ -135,7 +136,7 @@ def default_spec(
     ids: IdMaps | None,
     rootfs: str = "rootfs",
     cwd: str = "/",
-    user: User = User(),
+    user: User = ROOT_USER,
     hostname: str | None = None,
     terminal: bool = False,
     readonly_rootfs: bool = False,
@@ -155,7 +156,7 @@ def default_spec(
     mask: Sequence[str] = (),
     oom_score_adj: int | None = None,
     annotations: Mapping[str, str] | None = None,
-    hooks: Hooks = Hooks(),
+    hooks: Hooks = NO_HOOKS,
     last_capability: int = len(capabilities.NAMES) - 1,
 ) -> Spec:
     """The specification of a container.

@@ -6,6 +6,7 @@ A slot is a number for a mount tree that an early step takes and a later one att
 from __future__ import annotations
 
 import posixpath
+
 import msgspec
 
 from rootless.oci.runtime import Box, Hook, Rlimit

@@ -51,7 +51,7 @@ class _Answer(msgspec.Struct, frozen=True):
 
 
 def parse_ranges(text: str, user: str, uid: int) -> tuple[tuple[int, int], ...]:
-    """The (first, size) ranges of /etc/subuid or subgid that belong to a user, by name or by uid, in the file's order."""
+    """The (first, size) ranges in /etc/subuid or subgid of a user, by name or by uid, in the file's order."""
     found = []
     for line in text.splitlines():
         match = re.fullmatch(r"([^:#]+):(\d+):(\d+)", line.strip())
@@ -76,7 +76,9 @@ def map_of(own: int, ranges: tuple[tuple[int, int], ...]) -> IdMap:
     for first, size in ranges:
         size = min(size, MAX_IDS - following)
         pieces = (
-            [(first, own - first), (own + 1, first + size - own - 1)] if first <= own < first + size else [(first, size)]
+            [(first, own - first), (own + 1, first + size - own - 1)]
+            if first <= own < first + size
+            else [(first, size)]
         )
         for start, count in pieces:
             if count > 0:
@@ -145,7 +147,9 @@ def _unshare_hint(error: OSError) -> str | None:
     if error.errno in (errno.ENOSPC, errno.EUSERS):
         return "ask for a larger value in /proc/sys/user/max_user_namespaces"
     if error.errno == errno.EPERM:
-        return "ask for unprivileged user namespaces (sysctl kernel.unprivileged_userns_clone=1, or an AppArmor profile)"
+        return (
+            "ask for unprivileged user namespaces (sysctl kernel.unprivileged_userns_clone=1, or an AppArmor profile)"
+        )
     return None
 
 
@@ -201,7 +205,7 @@ def _write_single(uid: int, gid: int) -> None:
     except OSError as error:
         raise HostError(
             f"cannot map your own user id in a user namespace: {error.strerror}",
-            hint="a security module may restrict user namespaces (AppArmor: kernel.apparmor_restrict_unprivileged_userns)",
+            hint="a security module may restrict it (AppArmor: sysctl kernel.apparmor_restrict_unprivileged_userns)",
         ) from error
 
 
