@@ -7,12 +7,13 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from tests.kit import leaks, tally
-from tests.kit.command import CHECKOUT
+from tests.kit.command import CHECKOUT, Rcontain
 from tests.kit.userns import Clone, WorkFailed, in_namespaces
 
 
@@ -110,3 +111,18 @@ def test_a_launcher_starts_without_site(tmp_path: Path) -> None:
         )  # fmt: skip
         done = subprocess.run([tmp_path / "bin/rcontain", "a b", "--c"], capture_output=True, text=True)
         assert (done.returncode, done.stdout) == (7, "False ['a b', '--c']\n"), done.stderr
+
+
+@pytest.mark.userns
+def test_a_process_that_outlives_its_container_is_found(launcher: Path) -> None:
+    """Also when neither its environment nor its arguments tell where it came from."""
+    command = Rcontain(launcher)
+    stray = subprocess.Popen(["unshare", "--user", "env", "-i", "/bin/sleep", "60"], start_new_session=True)
+    try:
+        while b"sleep" not in Path(f"/proc/{stray.pid}/cmdline").read_bytes().split(b"\0")[0]:
+            time.sleep(0.01)
+        assert [*command.processes()] == [stray.pid]
+    finally:
+        stray.kill()
+        stray.wait()
+    assert command.finish() == []

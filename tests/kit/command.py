@@ -18,6 +18,7 @@ from pathlib import Path
 
 from tests.kit.leaks import command_line
 
+PREFIX = "rc-"
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 
@@ -41,7 +42,8 @@ class Rcontain:
 
     def __init__(self, launcher: Path) -> None:
         # Socket names have 108 bytes (unix(7)), so the directory is short and not below pytest's.
-        self.root = Path(tempfile.mkdtemp(prefix="rc-", dir="/tmp"))
+        self.root = Path(tempfile.mkdtemp(prefix=PREFIX, dir="/tmp"))
+        self._before = frozenset(_pids())
         self.launcher = launcher
         self.home = self.root / "home"
         self.data = self.root / "data"
@@ -114,16 +116,19 @@ class Rcontain:
                         process.kill()
 
     def processes(self) -> dict[int, str]:
-        """Living processes whose command line or environment names our directory, with their command lines."""
-        needle = os.fsencode(self.root)
-        found = {}
-        for name in os.listdir("/proc"):
-            if name.isdigit() and int(name) != os.getpid():
-                for part in ("cmdline", "environ"):
-                    if needle in _read(f"/proc/{name}/{part}"):
-                        found[int(name)] = command_line(int(name))
-                        break
-        return found
+        """Living processes of ours with their command lines.
+
+        Those are the ones whose command line or environment names our directory, and, since a container's own processes
+        name nothing of ours, every process of this login that came since and is in another user namespace.
+        """
+        return {pid: command_line(pid) for pid in _pids() - {os.getpid()} if self._is_ours(pid)}
+
+    def _is_ours(self, pid: int) -> bool:
+        environment = _read(f"/proc/{pid}/environ")
+        if any(os.fsencode(self.root) in text for text in (environment, _read(f"/proc/{pid}/cmdline"))):
+            return True
+        of_another_test = f"/tmp/{PREFIX}".encode() in environment
+        return pid not in self._before and not of_another_test and _is_contained(pid)
 
     def mounts(self) -> list[str]:
         """Mounts below our directory that this process sees."""
@@ -160,6 +165,31 @@ class Rcontain:
                 ["unshare", "--user", "--map-auto", "--map-root-user", "rm", "-rf", "--", str(self.root)],
                 check=False,
             )
+
+
+def _pids() -> set[int]:
+    return {int(name) for name in os.listdir("/proc") if name.isdigit()}
+
+
+def _is_contained(pid: int) -> bool:
+    """Whether a process belongs to this login, by its cgroup, and is in a user namespace that is not ours."""
+    group = _cgroup("self")
+    if group is None or not (_cgroup(str(pid)) or "").startswith(group):
+        return False
+    try:
+        return os.readlink(f"/proc/{pid}/ns/user") != os.readlink("/proc/self/ns/user")
+    except PermissionError:
+        return True  # not dumpable, or somebody else's: a subordinate id
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def _cgroup(pid: str) -> str | None:
+    """The cgroup v2 of a process; for one in a leaf, as contrib/asuser makes it, the group that the leaf divides."""
+    for line in _read(f"/proc/{pid}/cgroup").decode(errors="replace").splitlines():
+        if line.startswith("0::/") and line != "0::/":
+            return line.removeprefix("0::").removesuffix("/leaf")
+    return None
 
 
 def _read(path: str) -> bytes:
