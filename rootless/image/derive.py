@@ -1,0 +1,79 @@
+"""Making a layer's derived forms: while it is pulled, or later from its blob in the store."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+
+import trio
+
+from rootless.image.model import Derive, Image, Layer
+from rootless.image.progress import PullProgress
+from rootless.image.store import Store
+from rootless.image.worker import lacking, layer_worker
+
+
+class LayerMaker:
+    """Puts layers, and what `derive` asks for, into the store."""
+
+    def __init__(self, store: Store, derive: Derive, *, squash: bool = False) -> None:
+        self._store = store
+        self._derive = derive
+        self._squash = squash
+
+    async def fetch(self, layer: Layer, chunks: AsyncIterator[bytes], report: PullProgress) -> None:
+        """Have the layer in the store, from `chunks` if its blob is not there yet. They are not touched if it is."""
+        if self._store.blobs.has(layer.blob, layer.size) and not lacking(self._store, layer, self._derive):
+            report.finish(layer.blob, "already here")
+            return
+        async with layer_worker(self._store, layer, self._derive, squash=self._squash) as worker:
+            outcome = "already here"
+            if await worker.ready():
+                outcome = "done"
+                report.start(layer.blob, layer.size)
+                assert isinstance(chunks, AsyncGenerator)
+                async with aclosing(chunks):
+                    async for chunk in chunks:
+                        await worker.send(chunk)
+                        report.advance(layer.blob, len(chunk))
+            notes = await worker.finish()
+        report.finish(layer.blob, outcome)
+        for note in notes:
+            report.message(f"Layer {layer.blob.short}: {note}")
+
+    async def from_store(self, layer: Layer) -> list[str]:
+        """Derive what is missing from the blob in the store. Returns notes. Raises ImageError if the blob is damaged."""
+        if not lacking(self._store, layer, self._derive):
+            return []
+        async with layer_worker(self._store, layer, self._derive, from_store=True, squash=self._squash) as worker:
+            await worker.ready()
+            return await worker.finish()
+
+
+async def ensure_index(store: Store, layer: Layer) -> None:
+    """Have `layers/<diffid>/index` (and `frames`); returns at once if they are there."""
+    await LayerMaker(store, Derive.INDEX).from_store(layer)
+
+
+async def ensure_tree(store: Store, layer: Layer, *, squash: bool = False) -> list[str]:
+    """Have `layers/<diffid>/tree`; returns at once if it is there. Runs as root of the namespace that is to own the files."""
+    return await LayerMaker(store, Derive.TREE, squash=squash).from_store(layer)
+
+
+async def ensure(store: Store, image: Image, derive: Derive, *, squash: bool = False) -> list[str]:
+    """Have what `derive` asks for of every layer of `image`, some layers at a time. Returns notes."""
+    maker = LayerMaker(store, derive, squash=squash)
+    missing = [layer for layer in dict.fromkeys(image.layers) if lacking(store, layer, derive)]
+    notes: list[str] = []
+    if not missing:
+        return notes
+    limit = trio.CapacityLimiter(2)
+
+    async def one(layer: Layer) -> None:
+        async with limit:
+            notes.extend(await maker.from_store(layer))
+
+    async with trio.open_nursery(strict_exception_groups=False) as nursery:
+        for layer in missing:
+            nursery.start_soon(one, layer)
+    return notes

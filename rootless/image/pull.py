@@ -1,0 +1,245 @@
+"""From a reference to an image in the store.
+
+    reference -> manifest or index -> the manifest for this platform -> configuration -> layers, several at once -> index.json
+
+Each layer is transferred once and everything is made from it on the way (`rootless.image.layer`). The image gets its name last, when
+all its parts are verified and stored: a pull that is cancelled, killed or out of space leaves at most whole layers, which the
+next one uses.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from enum import StrEnum
+
+import trio
+
+from rootless.errors import ImageError
+from rootless.image.auth import Credentials
+from rootless.image.derive import LayerMaker
+from rootless.image.model import Derive, Image, Layer
+from rootless.image.progress import PullProgress, Quiet
+from rootless.image.registry import Registry
+from rootless.image.store import ImageNotFound, Store, pair_layers
+from rootless.oci.documents import CONFIG_MAX, Descriptor, Document, ImageConfig, Index, Manifest, parse_config, parse_manifest
+from rootless.oci.mediatype import CONFIGS, MANIFESTS, layer_compression
+from rootless.oci.platform import Platform, choose, listing
+from rootless.oci.reference import Reference
+
+PARALLEL = 4
+"""Layers in flight at once."""
+
+_REPEATS = 3
+
+
+class PullPolicy(StrEnum):
+    """When `run` and `create` ask the registry (podman-run(1), `--pull`)."""
+
+    ALWAYS = "always"
+    MISSING = "missing"
+    NEVER = "never"
+    NEWER = "newer"
+
+
+def host_platform() -> Platform:
+    """What runs on this machine."""
+    return Platform.of("linux", os.uname().machine)
+
+
+async def obtain(
+    store: Store,
+    text: str,
+    *,
+    policy: PullPolicy = PullPolicy.MISSING,
+    platform: Platform | None = None,
+    tls_verify: bool | None = None,
+    credentials: Credentials | None = None,
+    environ: Mapping[str, str] | None = None,
+    progress: PullProgress | None = None,
+    derive: Derive = Derive.INDEX,
+    squash: bool = False,
+) -> Image:
+    """The image that `text` names, from the store or from its registry as `policy` says.
+
+    Raises ImageNotFound with NEVER, and what `pull` raises. With NEWER an unreachable registry does not matter while the store has the
+    image.
+    """
+    local = None
+    if policy is not PullPolicy.ALWAYS:
+        try:
+            local = store.resolve(text)
+        except ImageNotFound:
+            if policy is PullPolicy.NEVER:
+                raise
+        except ImageError:
+            if policy is PullPolicy.NEVER:
+                raise  # damaged: pulling repairs it
+        if local is not None and platform is not None and not platform.matches(local.config.platform):
+            if policy is PullPolicy.NEVER:
+                raise ImageNotFound(f"image {text} is in the store for {local.config.platform} only, not for {platform}")
+            local = None
+        if local is not None and policy is not PullPolicy.NEWER:
+            return local
+        if local is not None and not _is_name(local, text):
+            return local  # an ID: no registry has anything newer
+    reference = Reference.parse(text)
+    if local is not None and not await _is_outdated(store, reference, tls_verify, credentials, environ):
+        return local
+    return await pull(
+        store,
+        reference,
+        platform=platform,
+        tls_verify=tls_verify,
+        credentials=credentials,
+        environ=environ,
+        progress=progress,
+        derive=derive,
+        squash=squash,
+    )
+
+
+async def pull(
+    store: Store,
+    reference: Reference,
+    *,
+    platform: Platform | None = None,
+    tls_verify: bool | None = None,
+    credentials: Credentials | None = None,
+    environ: Mapping[str, str] | None = None,
+    progress: PullProgress | None = None,
+    derive: Derive = Derive.INDEX,
+    squash: bool = False,
+) -> Image:
+    """Fetch an image into the store and derive what is asked for.
+
+    `platform` is this machine's by default. `environ` is where proxies and credential files are looked up, by default `os.environ`.
+    `squash`: all files of a tree belong to root (single-ID mode). Raises RegistryError, ImageError, HostError, UsageError.
+    """
+    report = progress if progress is not None else Quiet()
+    report.message(f"Pulling {reference}")
+    async with Registry(
+        reference, tls_verify=tls_verify, credentials=credentials, environ=os.environ if environ is None else environ
+    ) as registry:
+        top = await registry.manifest(reference.version)
+        document, manifest = await _select(registry, reference, top, platform)
+        config_raw = await _config(store, registry, reference, manifest)
+        config = parse_config(config_raw)
+        _check_platform(reference, config, platform, report)
+        layers = pair_layers(manifest, config)
+        for layer in layers:
+            layer_compression(layer.media_type)
+        for _ in range(_REPEATS):
+            store.blobs.put(config_raw, manifest.config.digest)
+            await _fetch_layers(store, registry, manifest, layers, report, derive, squash)
+            image = store.add(document, reference=reference, source=top.digest)
+            if image is not None:
+                return image
+    raise ImageError(f"parts of {reference} disappear from the store while they are pulled", hint="is it being removed?")
+
+
+async def _select(
+    registry: Registry, reference: Reference, top: Document, platform: Platform | None
+) -> tuple[Document, Manifest]:
+    """The manifest of one platform. Raises ImageError, with the platforms there are, if none suits."""
+    parsed = parse_manifest(top)
+    if isinstance(parsed, Manifest):
+        return top, parsed
+    wanted = platform or host_platform()
+    offers = [entry.platform if entry.media_type in MANIFESTS else None for entry in parsed.manifests]
+    position = choose(wanted, offers)
+    if position is None:
+        raise ImageError(
+            f"{reference} is not available for {wanted}", hint=f"the platforms it has: {listing(offers)}"
+        )
+    entry = _Chosen(parsed).descriptor(position)
+    document = await registry.manifest(str(entry.digest))
+    if len(document.raw) != entry.size:
+        raise ImageError(f"the manifest {entry.digest} has {len(document.raw)} bytes; the index promises {entry.size}")
+    manifest = parse_manifest(Document(entry.media_type, document.raw))
+    if isinstance(manifest, Index):
+        raise ImageError(f"the index of {reference} lists another index where an image should be")
+    return Document(entry.media_type, document.raw), manifest
+
+
+class _Chosen:
+    def __init__(self, index: Index) -> None:
+        self._index = index
+
+    def descriptor(self, position: int) -> Descriptor:
+        return self._index.manifests[position]
+
+
+async def _config(store: Store, registry: Registry, reference: Reference, manifest: Manifest) -> bytes:
+    descriptor = manifest.config
+    if descriptor.media_type not in CONFIGS:
+        raise ImageError(f"{reference} is not a container image: its configuration is {descriptor.media_type[:120]!r}")
+    if store.blobs.has(descriptor.digest, descriptor.size):
+        try:
+            return store.blobs.read(descriptor.digest, CONFIG_MAX)
+        except ImageError:
+            pass  # damaged on disk: fetch it again
+    return await registry.document(descriptor, CONFIG_MAX)
+
+
+def _check_platform(reference: Reference, config: ImageConfig, platform: Platform | None, report: PullProgress) -> None:
+    """An image that comes without an index says only in its configuration what it is for."""
+    found = config.platform
+    wanted = platform or host_platform()
+    if wanted.matches(found):
+        return
+    if platform is not None or found.os != wanted.os:
+        raise ImageError(f"{reference} is not available for {wanted}", hint=f"it is an image for {found}")
+    report.message(f"Warning: {reference} is an image for {found}, and this machine is {wanted}")
+
+
+async def _fetch_layers(
+    store: Store,
+    registry: Registry,
+    manifest: Manifest,
+    layers: tuple[Layer, ...],
+    report: PullProgress,
+    derive: Derive,
+    squash: bool,
+) -> None:
+    """All layers, PARALLEL at a time. The first error stops the others."""
+    descriptors = {blob.digest: blob for blob in manifest.layers or ()}
+    maker = LayerMaker(store, derive, squash=squash)
+    limit = trio.CapacityLimiter(PARALLEL)
+    failures: list[Exception] = []
+
+    async def one(layer: Layer, cancel: trio.CancelScope) -> None:
+        async with limit:
+            try:
+                await maker.fetch(layer, registry.blob(descriptors[layer.blob]), report)
+            except Exception as error:  # noqa: BLE001  raised again below, as itself and not as a group
+                failures.append(error)
+                cancel.cancel()
+
+    async with trio.open_nursery() as nursery:
+        for layer in dict.fromkeys(layers):
+            nursery.start_soon(one, layer, nursery.cancel_scope)
+    if failures:
+        raise failures[0]
+
+
+async def _is_outdated(
+    store: Store,
+    reference: Reference,
+    tls_verify: bool | None,
+    credentials: Credentials | None,
+    environ: Mapping[str, str] | None,
+) -> bool:
+    from rootless.errors import RegistryError
+
+    try:
+        async with Registry(
+            reference, tls_verify=tls_verify, credentials=credentials, environ=os.environ if environ is None else environ
+        ) as registry:
+            return await registry.digest(reference.version) != store.source(reference)
+    except RegistryError:
+        return False
+
+
+def _is_name(image: Image, text: str) -> bool:
+    return not image.id.startswith(text.removeprefix("sha256:"))

@@ -1,0 +1,226 @@
+"""A process for each layer: hashing, decompressing and extracting run beside the event loop and on other processors.
+
+    parent                                       child
+    bytes of the blob            -- pipe -->     LayerSink
+                                 <-- pipe --     {"ready": true|false}: false if the store has it all meanwhile
+                                 <-- pipe --     {"done": …} or {"error": …}
+
+The child takes the layer's lock first, so that two commands that want the same layer fetch it once. It dies with its parent,
+and ends without a trace in the store if the bytes end early. Cancelling the parent kills it.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import sys
+import traceback
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import NoReturn
+
+import msgspec
+import trio
+
+from rootless.errors import HostError, ImageError, RcontainError, RegistryError, UsageError
+from rootless.image.layer import READ_SIZE, LayerSink
+from rootless.image.lock import FileLock
+from rootless.image.model import Derive, Layer
+from rootless.image.store import Store
+from rootless.image.workspace import Workspace, sweep
+from rootless.syscalls import Prctl, prctl
+
+_ERRORS: dict[str, type[RcontainError]] = {
+    kind.__name__: kind for kind in (UsageError, HostError, RegistryError, ImageError, RcontainError)
+}
+
+
+class _Ready(msgspec.Struct, frozen=True, tag="ready"):
+    """The child waits for the blob; `wanted` is False if there is nothing left to do."""
+
+    wanted: bool
+
+
+class _Done(msgspec.Struct, frozen=True, tag="done"):
+    """Everything is in the store."""
+
+    notes: list[str]
+
+
+class _Failed(msgspec.Struct, frozen=True, tag="failed"):
+    """What went wrong, as one of the errors that users see."""
+
+    kind: str
+    message: str
+    hint: str | None = None
+
+
+_Message = _Ready | _Done | _Failed
+
+
+class LayerWorker:
+    """The parent's end. `send` is given the blob's bytes in order, then `finish` waits for the result."""
+
+    def __init__(self, feed: trio.lowlevel.FdStream, answers: trio.lowlevel.FdStream) -> None:
+        self._feed = feed
+        self._answers = answers
+        self._buffer = b""
+
+    async def ready(self) -> bool:
+        """Wait until the child has the layer's lock. False: the store has everything already."""
+        message = await self._next()
+        return isinstance(message, _Ready) and message.wanted
+
+    async def send(self, chunk: bytes) -> None:
+        """Pass on the next bytes. Raises what the child raised if it has given up."""
+        try:
+            await self._feed.send_all(chunk)
+        except trio.BrokenResourceError:
+            await self._next()
+            raise HostError("the process that unpacks a layer ended without a word") from None
+
+    async def finish(self) -> list[str]:
+        """All bytes are sent: wait for the verdict. Returns notes; raises the child's error."""
+        await self._feed.aclose()
+        message = await self._next()
+        return message.notes if isinstance(message, _Done) else []
+
+    async def _next(self) -> _Message:
+        while b"\n" not in self._buffer:
+            data = await self._answers.receive_some(65536)
+            if not data:
+                raise HostError("the process that unpacks a layer ended without a word", hint="was it out of memory?")
+            self._buffer += data
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        message = msgspec.json.decode(line, type=_Message)
+        if isinstance(message, _Failed):
+            raise _ERRORS.get(message.kind, RcontainError)(message.message, hint=message.hint)
+        return message
+
+
+@asynccontextmanager
+async def layer_worker(
+    store: Store, layer: Layer, derive: Derive, *, from_store: bool = False, squash: bool = False
+) -> AsyncIterator[LayerWorker]:
+    """Fork a worker for `layer`. It is gone when the context is left, whatever happened."""
+    feed_read, feed_write = os.pipe2(os.O_CLOEXEC)
+    answer_read, answer_write = os.pipe2(os.O_CLOEXEC)
+    parent = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        _child(
+            lambda: _work(store, layer, derive, from_store=from_store, squash=squash, feed=feed_read, answers=answer_write),
+            keep=(feed_read, answer_write),
+            parent=parent,
+            answers=answer_write,
+        )
+    os.close(feed_read)
+    os.close(answer_write)
+    pidfd = os.pidfd_open(pid)
+    try:
+        async with trio.lowlevel.FdStream(feed_write) as feed, trio.lowlevel.FdStream(answer_read) as answers:
+            yield LayerWorker(feed, answers)
+    finally:
+        try:
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        except ProcessLookupError:
+            pass  # it has ended by itself and waits to be reaped
+        with trio.CancelScope(shield=True):
+            await trio.lowlevel.wait_readable(pidfd)
+        os.waitpid(pid, 0)
+        os.close(pidfd)
+        sweep(store.tmp)
+
+
+def _child(work: Callable[[], None], *, keep: tuple[int, ...], parent: int, answers: int) -> NoReturn:
+    """Run `work` in the forked child and leave. Nothing of the parent's event loop may run here."""
+    code = 1
+    try:
+        gc.disable()
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides, and kills
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE, signal.SIGCHLD):
+            signal.signal(number, signal.SIG_DFL)
+        prctl(Prctl.SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+        _close_all_but(keep)
+        os.umask(0o022)
+        work()
+        code = 0
+    except RcontainError as error:
+        _answer(answers, _Failed(_kind(error), error.message, error.hint))
+    except MemoryError:
+        _answer(answers, _Failed("HostError", "there is not enough memory to unpack a layer"))
+    except OSError as error:
+        _answer(answers, _Failed("HostError", f"cannot unpack a layer: {error}"))
+    except BaseException:  # noqa: BLE001  the last resort of a process: say it where developers look
+        traceback.print_exc(file=sys.stderr)
+    finally:
+        os._exit(code)
+
+
+def _work(
+    store: Store, layer: Layer, derive: Derive, *, from_store: bool, squash: bool, feed: int, answers: int
+) -> None:
+    lock = FileLock(os.path.join(store.tmp, f"{layer.diff_id.hex}.lock"))
+    with lock:
+        try:
+            missing = lacking(store, layer, derive)
+            have_blob = store.blobs.has(layer.blob, layer.size)
+            wanted = bool(missing) or not have_blob
+            _answer(answers, _Ready(wanted and not (have_blob or from_store)))
+            notes: list[str] = []
+            if wanted:
+                with store.workspace() as space, LayerSink(
+                    store, layer, missing, space, keep_blob=not have_blob, squash=squash
+                ) as sink:
+                    _pump(sink, store, layer, feed, have_blob=have_blob or from_store)
+                    sink.finish()
+                    notes = sink.notes
+        finally:
+            lock.unlink()
+    _answer(answers, _Done(notes))
+
+
+def _pump(sink: LayerSink, store: Store, layer: Layer, feed: int, *, have_blob: bool) -> None:
+    if have_blob:
+        path = store.blobs.path(layer.blob)
+        try:
+            feed = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise ImageError(f"blob {layer.blob} is missing from the store", hint="pull the image again") from error
+    while chunk := os.read(feed, READ_SIZE):
+        sink.write(chunk)
+
+
+def lacking(store: Store, layer: Layer, derive: Derive) -> Derive:
+    """What of `derive` the store does not have for `layer`."""
+    missing = Derive.NOTHING
+    if Derive.INDEX in derive and not store.has_index(layer):
+        missing |= Derive.INDEX
+    if Derive.TREE in derive and not store.has_tree(layer):
+        missing |= Derive.TREE
+    return missing
+
+
+def _kind(error: RcontainError) -> str:
+    return next(kind.__name__ for kind in type(error).__mro__ if kind.__name__ in _ERRORS)
+
+
+def _answer(fd: int, message: _Message) -> None:
+    data = msgspec.json.encode(message) + b"\n"
+    while data:
+        data = data[os.write(fd, data) :]
+
+
+def _close_all_but(keep: tuple[int, ...]) -> None:
+    """Close what the child inherited, save the standard streams: sockets of the parent must not live on here."""
+    last = 3
+    for fd in sorted(keep):
+        os.closerange(last, fd)
+        last = fd + 1
+    os.closerange(last, os.sysconf("SC_OPEN_MAX"))
+
+
