@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 from fuse.entry import Entry, Extent
 from fuse.errors import LayerError
-from fuse.indexformat import EXTENT, HEADER, MAGIC, NODE, XATTR, Node
+from fuse.indexformat import EXTENT, HEADER, INODE_AT, INODE_FIELD, MAGIC, NODE, XATTR, Node
 from fuse.indexwriter import IndexWriter
 
 __all__ = ["Entry", "Extent", "Index", "IndexWriter", "Node"]
@@ -36,6 +36,7 @@ class Index:
             self._map = mmap.mmap(fd, size, prot=mmap.PROT_READ)
         finally:
             os.close(fd)
+        self.count: int
         (magic, self.count, extents, xattrs, _, self._nodes_at, self._extents_at, self._xattrs_at, self._heap_at, heap,
          self._crc) = HEADER.unpack_from(self._map)  # fmt: skip
         self._extent_count, self._xattr_count, self._heap_size = extents, xattrs, heap
@@ -66,6 +67,13 @@ class Index:
         if not 0 <= number < self.count:
             raise self._damaged(f"it has no node {number}")
         return Node._make(NODE.unpack_from(self._map, self._nodes_at + number * NODE.size))
+
+    def inode(self, number: int) -> int:
+        """The number of the first name of a node's file."""
+        if not 0 <= number < self.count:
+            raise self._damaged(f"it has no node {number}")
+        found: int = INODE_FIELD.unpack_from(self._map, self._nodes_at + number * NODE.size + INODE_AT)[0]
+        return found
 
     def name(self, node: Node) -> bytes:
         return self._heap(node.name_at, node.name_length)

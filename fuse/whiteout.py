@@ -9,3 +9,44 @@ from __future__ import annotations
 WHITEOUT_PREFIX = b".wh."
 WHITEOUT_META_PREFIX = b".wh..wh."
 OPAQUE_MARKER = b".wh..wh..opq"
+
+OPAQUE_XATTR = b"user.overlay.opaque"
+"""What this package writes; value b"y". The kernel's overlay mounted with `userxattr` reads it."""
+
+OPAQUE_XATTRS = (OPAQUE_XATTR, b"user.fuseoverlayfs.opaque", b"trusted.overlay.opaque")
+
+WHITEOUT_XATTRS = (b"user.overlay.whiteout", b"trusted.overlay.whiteout")
+"""An empty regular file with one of these is a whiteout, in a directory whose opaque attribute is b"x" (Linux 6.7)."""
+
+OPAQUE_VALUE = b"y"
+WHITEOUTS_INSIDE_VALUE = b"x"
+
+_PRIVATE_PREFIXES = (b"user.fuseoverlayfs.", b"trusted.overlay.", b"user.containers.")
+_ESCAPED_PREFIX = b"user.overlay.overlay."
+_OVERLAY_PREFIX = b"user.overlay."
+
+
+def is_reserved_name(name: bytes) -> bool:
+    """Whether a name means something else in a layer, so that no file may have it."""
+    return name.startswith(WHITEOUT_PREFIX)
+
+
+def stored_xattr(name: bytes) -> bytes | None:
+    """The name under which a user's attribute is stored; None where users have no business.
+
+    `user.overlay.*` is escaped as the kernel does, so that an overlay can be mounted on top of this one.
+    """
+    if name.startswith(_PRIVATE_PREFIXES):
+        return None
+    if name.startswith(_OVERLAY_PREFIX):
+        return _ESCAPED_PREFIX + name[len(_OVERLAY_PREFIX) :]
+    return name
+
+
+def shown_xattr(name: bytes) -> bytes | None:
+    """The reverse of `stored_xattr`: None for attributes that are ours."""
+    if name.startswith(_ESCAPED_PREFIX):
+        return _OVERLAY_PREFIX + name[len(_ESCAPED_PREFIX) :]
+    if name.startswith(_OVERLAY_PREFIX) or name.startswith(_PRIVATE_PREFIXES):
+        return None
+    return name

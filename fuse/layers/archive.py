@@ -1,0 +1,184 @@
+"""A layer that is an archive: an index, and the uncompressed tar as it is or in frames. Nothing is unpacked."""
+
+from __future__ import annotations
+
+import bisect
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from typing import Literal
+
+from fuse.attributes import Attributes
+from fuse.entry import Extent
+from fuse.errors import LayerError
+from fuse.frames import FrameCache, FramesReader
+from fuse.index import Index
+from fuse.indexformat import Node
+from fuse.layers import Place
+
+ArchiveKind = Literal["plain", "frames"]
+
+
+class _PlainReader:
+    """The bytes of an uncompressed tar."""
+
+    def __init__(self, path: str | bytes) -> None:
+        self._path = path
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def pread(self, offset: int, length: int) -> bytes:
+        return os.pread(self._fd, length, offset)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+class ArchiveLayer:
+    """A layer read through its index. The data is opened when the first file is read."""
+
+    def __init__(
+        self,
+        index_path: str | bytes,
+        data_path: str | bytes,
+        kind: ArchiveKind = "frames",
+        *,
+        cache: FrameCache | None = None,
+    ) -> None:
+        self._index: Index = Index(index_path)
+        self._data_path = data_path
+        self._kind = kind
+        self._cache = cache
+        self._data: _PlainReader | FramesReader | None = None
+
+    @property
+    def span(self) -> int | None:
+        return self._index.count
+
+    def root(self) -> Place:
+        return self._place(0, self._index.node(0))
+
+    def find(self, directory: int, name: bytes) -> Place | None:
+        number = self._index.find(directory, name)
+        return None if number is None else self._place(number, self._index.node(number))
+
+    def entries(self, directory: int) -> list[tuple[bytes, Place]]:
+        index = self._index
+        found = []
+        for number in index.children(directory):
+            node = index.node(number)
+            found.append((index.name(node), self._place(number, node)))
+        return found
+
+    def opaque(self, directory: int) -> bool:
+        return self._index.node(directory).opaque
+
+    def implicit(self, directory: int) -> bool:
+        return self._index.node(directory).implicit
+
+    def attributes(self, ref: int) -> Attributes:
+        node = self._file(ref)
+        mode = node.mode
+        if stat.S_ISREG(mode):
+            size = node.size
+            blocks = (size + 511) >> 9
+            if node.length > 1 and size:  # a sparse file
+                blocks = (sum(extent[2] for extent in self._index.extents(node)) + 511) >> 9
+        else:
+            size = node.length if stat.S_ISLNK(mode) else 0
+            blocks = 0
+        time = node.mtime_ns
+        return Attributes(mode, node.nlink, node.uid, node.gid, node.rdev, size, blocks, time, time, time)
+
+    def readlink(self, ref: int) -> bytes:
+        return self._index.target(self._file(ref))
+
+    def xattrs(self, ref: int) -> dict[bytes, bytes]:
+        return dict(self._index.xattrs(self._file(ref)))
+
+    def xattr(self, ref: int, name: bytes) -> bytes:
+        node = self._file(ref)
+        if node.xattr_count:
+            for key, value in self._index.xattrs(node):
+                if key == name:
+                    return value
+        raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
+
+    def names(self, place: Place) -> list[bytes]:
+        index = self._index
+        return [index.path(number) for number in range(place.ident, index.count) if index.inode(number) == place.ident]
+
+    def open(self, ref: int) -> ArchiveFile:
+        node = self._file(ref)
+        if self._data is None:
+            if self._kind == "plain":
+                self._data = _PlainReader(self._data_path)
+            else:
+                self._data = FramesReader(self._data_path, cache=self._cache)
+        return ArchiveFile(self._data, node.size, self._index.extents(node))
+
+    def close(self) -> None:
+        self._index.close()
+        if self._data is not None:
+            self._data.close()
+
+    def _place(self, number: int, node: Node) -> Place:
+        if node.whiteout:
+            return Place(self, number, 0, number)
+        if node.inode != number:
+            return Place(self, number, self._index.node(node.inode).mode, node.inode)
+        return Place(self, number, node.mode, number)
+
+    def _file(self, number: int) -> Node:
+        node = self._index.node(number)
+        return node if node.inode == number else self._index.node(node.inode)
+
+    def __repr__(self) -> str:
+        return f"<ArchiveLayer {self._index!r}>"
+
+
+class ArchiveFile:
+    """A regular file in an archive."""
+
+    __slots__ = ("_data", "_extents", "_size", "_starts")
+
+    def __init__(self, data: _PlainReader | FramesReader, size: int, extents: tuple[Extent, ...]) -> None:
+        self._data = data
+        self._size = size
+        self._extents = extents
+        self._starts = [extent[0] for extent in extents] if len(extents) > 1 else []
+
+    def pread(self, offset: int, length: int) -> bytes:
+        size = self._size
+        if offset >= size:
+            return b""
+        length = min(length, size - offset)
+        if len(self._extents) == 1:
+            logical, at, have = self._extents[0]
+            if logical <= offset and offset + length <= logical + have:
+                return self._exactly(at + offset - logical, length)
+        return self._sparse(offset, length)
+
+    def segments(self) -> Iterator[Extent]:
+        return ((logical, 0, length) for logical, _, length in self._extents)
+
+    def close(self) -> None:
+        """The archive stays open for other files."""
+
+    def _sparse(self, offset: int, length: int) -> bytes:
+        result = bytearray(length)
+        end = offset + length
+        first = max(0, bisect.bisect_right(self._starts, offset) - 1) if self._starts else 0
+        for logical, at, have in self._extents[first:]:
+            if logical >= end:
+                break
+            start, stop = max(logical, offset), min(logical + have, end)
+            if start < stop:
+                result[start - offset : stop - offset] = self._exactly(at + start - logical, stop - start)
+        return bytes(result)
+
+    def _exactly(self, at: int, length: int) -> bytes:
+        data = self._data.pread(at, length)
+        if len(data) != length:
+            raise LayerError("the data of a layer is cut short")
+        return data

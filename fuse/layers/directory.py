@@ -1,0 +1,190 @@
+"""A layer that is a directory: an extracted tree, or any directory of the host."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+
+from fuse.attributes import Attributes, from_stat
+from fuse.entry import Extent
+from fuse.layers import Place
+from fuse.whiteout import (
+    OPAQUE_MARKER,
+    OPAQUE_VALUE,
+    OPAQUE_XATTRS,
+    WHITEOUT_PREFIX,
+    WHITEOUT_XATTRS,
+    WHITEOUTS_INSIDE_VALUE,
+)
+
+_NO_XATTRS = (errno.EOPNOTSUPP, errno.ENOSYS)
+
+
+class DirectoryLayer:
+    """The tree below a directory; a ref is a path relative to it, b"." for itself.
+
+    Nothing below may change while the layer is in use, so paths are followed as they are: every component is a name
+    that was seen to be a directory.
+    """
+
+    def __init__(self, path: str | bytes) -> None:
+        self.path = os.fsencode(path)
+        self._fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._proc = b"/proc/self/fd/%d/" % self._fd  # for the calls that take no directory descriptor
+
+    @property
+    def span(self) -> int | None:
+        return None
+
+    def root(self) -> Place:
+        status = os.stat(self._fd)
+        return Place(self, b".", status.st_mode, status.st_ino)
+
+    def find(self, directory: bytes, name: bytes) -> Place | None:
+        path = _join(directory, name)
+        try:
+            status = os.stat(path, dir_fd=self._fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return self._dotted_whiteout(directory, name)
+        if self._is_whiteout(status, directory, path):
+            return Place(self, path, 0, status.st_ino)
+        return Place(self, path, status.st_mode, status.st_ino)
+
+    def entries(self, directory: bytes) -> list[tuple[bytes, Place]]:
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._fd)
+        try:
+            names = [os.fsencode(name) for name in os.listdir(fd)]
+            found: list[tuple[bytes, Place]] = []
+            dotted = []
+            for name in names:
+                if name.startswith(WHITEOUT_PREFIX):
+                    dotted.append(name)
+                    continue
+                path = _join(directory, name)
+                status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                mode = 0 if self._is_whiteout(status, directory, path) else status.st_mode
+                found.append((name, Place(self, path, mode, status.st_ino)))
+            if dotted:
+                present = set(names)
+                for name in dotted:
+                    deleted = name[len(WHITEOUT_PREFIX) :]
+                    if name != OPAQUE_MARKER and deleted not in present:
+                        found.append((deleted, Place(self, _join(directory, name), 0, 0)))
+        finally:
+            os.close(fd)
+        return found
+
+    def opaque(self, directory: bytes) -> bool:
+        if self._opaque_value(directory) == OPAQUE_VALUE:
+            return True
+        try:
+            os.stat(_join(directory, OPAQUE_MARKER), dir_fd=self._fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def implicit(self, directory: bytes) -> bool:
+        return False
+
+    def attributes(self, ref: bytes) -> Attributes:
+        return from_stat(os.stat(ref, dir_fd=self._fd, follow_symlinks=False))
+
+    def readlink(self, ref: bytes) -> bytes:
+        return os.readlink(ref, dir_fd=self._fd)
+
+    def xattrs(self, ref: bytes) -> dict[bytes, bytes]:
+        path = self._proc + ref
+        found = {}
+        try:
+            for name in os.listxattr(path, follow_symlinks=False):
+                key = os.fsencode(name)
+                found[key] = os.getxattr(path, key, follow_symlinks=False)
+        except OSError as error:
+            if error.errno not in _NO_XATTRS:
+                raise
+        return found
+
+    def xattr(self, ref: bytes, name: bytes) -> bytes:
+        return os.getxattr(self._proc + ref, name, follow_symlinks=False)
+
+    def names(self, place: Place) -> list[bytes]:
+        return []
+
+    def open(self, ref: bytes) -> DirectoryFile:
+        return DirectoryFile(os.open(ref, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._fd))
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+    def _dotted_whiteout(self, directory: bytes, name: bytes) -> Place | None:
+        path = _join(directory, WHITEOUT_PREFIX + name)
+        try:
+            status = os.stat(path, dir_fd=self._fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                return None
+            raise
+        return Place(self, path, 0, status.st_ino)
+
+    def _is_whiteout(self, status: os.stat_result, directory: bytes, path: bytes) -> bool:
+        if stat.S_ISCHR(status.st_mode):
+            return status.st_rdev == 0
+        if status.st_size or not stat.S_ISREG(status.st_mode):
+            return False
+        if self._opaque_value(directory) != WHITEOUTS_INSIDE_VALUE:
+            return False
+        return any(self._maybe_xattr(path, name) is not None for name in WHITEOUT_XATTRS)
+
+    def _opaque_value(self, directory: bytes) -> bytes | None:
+        for name in OPAQUE_XATTRS:
+            value = self._maybe_xattr(directory, name)
+            if value is not None:
+                return value
+        return None
+
+    def _maybe_xattr(self, path: bytes, name: bytes) -> bytes | None:
+        try:
+            return os.getxattr(self._proc + path, name, follow_symlinks=False)
+        except OSError as error:
+            if error.errno == errno.ENODATA or error.errno in _NO_XATTRS:
+                return None
+            raise
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {os.fsdecode(self.path)}>"
+
+
+class DirectoryFile:
+    """A regular file of the host; owns its descriptor."""
+
+    __slots__ = ("fd",)
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def pread(self, offset: int, length: int) -> bytes:
+        return os.pread(self.fd, length, offset)
+
+    def segments(self) -> Iterator[Extent]:
+        end = os.fstat(self.fd).st_size
+        at = 0
+        while at < end:
+            try:
+                start = os.lseek(self.fd, at, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno == errno.ENXIO:  # only a hole is left
+                    return
+                raise
+            at = os.lseek(self.fd, start, os.SEEK_HOLE)
+            yield start, 0, at - start
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+
+def _join(directory: bytes, name: bytes) -> bytes:
+    return name if directory == b"." else directory + b"/" + name

@@ -1,0 +1,205 @@
+"""One mount, from mount(2) to its end."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import logging
+import os
+import resource
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import FrameType
+
+from fuse.errors import LayerError
+from fuse.frames import FrameCache
+from fuse.ids import Owners, Range, owners
+from fuse.layers import Layer
+from fuse.operations import FOREVER, Overlay, serve_requests
+from fuse.syscalls import MNT_DETACH, MountFlag, mount, release_free_memory, umount
+from fuse.tree import Tree
+from fuse.upper import UpperDirectory
+
+log = logging.getLogger("fuse")
+
+
+NO_FLAGS = MountFlag(0)
+
+
+@dataclass(frozen=True, slots=True)
+class MountOptions:
+    """What fuse-overlayfs(1) and mount(8) offer and a mount here heeds."""
+
+    fsname: str = "overlay"
+    subtype: str = "rcontain"
+    flags: MountFlag = NO_FLAGS
+    allow_other: bool = True
+    timeout: float = FOREVER
+    """Seconds for which the kernel may keep what it was told."""
+    writeback: bool = True
+    durable: bool = True
+    """Whether fsync(2) reaches the disk."""
+    inherit_root: bool = True
+    """Whether an empty upper directory takes over the attributes of the root below."""
+
+
+class _Terminated(BaseException):
+    """SIGTERM, SIGINT or SIGHUP came."""
+
+
+def serve(
+    mountpoint: str,
+    lowers: Sequence[Layer],
+    upper: str | None,
+    work: str | None,
+    *,
+    uidmap: Sequence[Range] | None = None,
+    gidmap: Sequence[Range] | None = None,
+    options: MountOptions | None = None,
+    ready_fd: int = -1,
+    cache: FrameCache | None = None,
+    layer_owners: Owners | None = None,
+    upper_owners: Owners | None = None,
+) -> bool:
+    """Mount the overlay at `mountpoint` and serve it until the mount goes away or a signal ends it.
+
+    Runs in a process of its own, whose umask, limits and signal handlers it sets; it needs no event loop. `lowers` are
+    topmost first and are closed in the end; `cache` is what their frames share, so that it can be emptied when nothing
+    happens. `uidmap` and `gidmap` are (image id, id here, how many) and hold for the layers; the upper directory stores
+    ids as they are here. `layer_owners` and `upper_owners` say the same with more freedom.
+
+    `ready_fd` is closed after the byte "1", or after one line that says why there is no mount; the return value says
+    which it was.
+    """
+    options = options or MountOptions()
+    os.umask(0)
+    _raise_file_limit()
+    signal.set_wakeup_fd(-1)  # an event loop's, in the process that this one was forked from
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, _terminate)
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    ready = _Ready(ready_fd)
+    try:
+        top = None if upper is None else UpperDirectory(upper, upper if work is None else work)
+        tree = Tree(
+            lowers,
+            top,
+            layer_owners=layer_owners or owners(uidmap, gidmap),
+            upper_owners=upper_owners,
+            durable=options.durable,
+        )
+        if top is not None and options.inherit_root:
+            tree.inherit_root()
+        _serve_tree(tree, mountpoint, options, ready, cache)
+    except _Terminated:
+        pass
+    except (OSError, LayerError, RuntimeError) as error:
+        if ready.told:
+            log.error("the overlay at %s ended: %s", mountpoint, error)
+        ready.failed(f"cannot mount the overlay at {mountpoint}: {error}")
+        return False
+    return True
+
+
+def _serve_tree(tree: Tree, mountpoint: str, options: MountOptions, ready: _Ready, cache: FrameCache | None) -> None:
+    def on_idle() -> None:
+        if cache is not None:
+            cache.clear()
+        gc.collect()
+        release_free_memory()
+
+    overlay = Overlay(tree, timeout=options.timeout, writeback=options.writeback)
+    device = _mount_directly(mountpoint, options)
+    directly = device is not None
+    try:
+        if device is not None:
+            target, arguments = f"/dev/fd/{device}", set()
+        else:
+            target, arguments = mountpoint, _libfuse_options(options)
+        serve_requests(overlay, target, arguments, on_ready=ready.ready, on_idle=on_idle)
+    except BaseException:
+        if directly:
+            _unmount(mountpoint)
+        raise
+    finally:
+        tree.close()
+
+
+def _mount_directly(mountpoint: str, options: MountOptions) -> int | None:
+    """Mount as root of a user namespace: the descriptor of /dev/fuse. None where fusermount3 has to do it."""
+    if os.geteuid() != 0:
+        return None
+    device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+    data = f"fd={device},rootmode=40000,user_id={os.getuid()},group_id={os.getgid()},default_permissions"
+    if options.allow_other:
+        data += ",allow_other"
+    try:
+        mount(
+            options.fsname.encode(),
+            os.fsencode(mountpoint),
+            b"fuse." + options.subtype.encode(),
+            options.flags,
+            data.encode(),
+        )
+    except PermissionError:
+        os.close(device)
+        return None
+    except BaseException:
+        os.close(device)
+        raise
+    return device
+
+
+def _libfuse_options(options: MountOptions) -> set[str]:
+    arguments = {"default_permissions", f"fsname={options.fsname}", f"subtype={options.subtype}"}
+    if options.allow_other:
+        arguments.add("allow_other")
+    for flag, name in ((MountFlag.RDONLY, "ro"), (MountFlag.NOEXEC, "noexec"), (MountFlag.NOATIME, "noatime")):
+        if options.flags & flag:
+            arguments.add(name)
+    return arguments
+
+
+def _unmount(mountpoint: str) -> None:
+    try:
+        umount(os.fsencode(mountpoint), MNT_DETACH)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOENT):  # it is unmounted already
+            raise
+
+
+class _Ready:
+    """The other end of `ready_fd`."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self.told = False
+
+    def ready(self) -> None:
+        self._tell(b"1")
+
+    def failed(self, why: str) -> None:
+        self._tell(why.replace("\n", " ").encode(errors="replace") + b"\n")
+
+    def _tell(self, what: bytes) -> None:
+        self.told = True
+        if self._fd < 0:
+            return
+        fd, self._fd = self._fd, -1
+        try:
+            os.write(fd, what)
+        except BrokenPipeError:
+            log.warning("nobody waits for the overlay to be ready")
+        finally:
+            os.close(fd)
+
+
+def _terminate(_number: int, _frame: FrameType | None) -> None:
+    raise _Terminated
+
+
+def _raise_file_limit() -> None:
+    """A descriptor is held for each layer and each open file of the upper directory."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,0 +1,78 @@
+"""System calls that `os` lacks. Each converts, calls, and raises OSError(errno, strerror, path); no policy."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from enum import IntFlag
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+AT_FDCWD = -100
+
+
+class RenameFlag(IntFlag):
+    """renameat2(2)."""
+
+    NOREPLACE = 1
+    EXCHANGE = 2
+    WHITEOUT = 4
+
+
+class MountFlag(IntFlag):
+    """mount(2)."""
+
+    RDONLY = 1
+    NOSUID = 2
+    NODEV = 4
+    NOEXEC = 8
+    NOATIME = 1024
+
+
+MNT_DETACH = 2
+
+_renameat2 = _libc.renameat2
+_renameat2.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint]
+_renameat2.restype = ctypes.c_int
+
+
+_mount = _libc.mount
+_mount.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p]
+_mount.restype = ctypes.c_int
+
+_umount2 = _libc.umount2
+_umount2.argtypes = [ctypes.c_char_p, ctypes.c_int]
+_umount2.restype = ctypes.c_int
+
+_malloc_trim = getattr(_libc, "malloc_trim", None)  # glibc only
+if _malloc_trim is not None:
+    _malloc_trim.argtypes = [ctypes.c_size_t]
+
+
+def renameat2(
+    old: bytes, new: bytes, flags: RenameFlag, *, old_dir_fd: int = AT_FDCWD, new_dir_fd: int = AT_FDCWD
+) -> None:
+    """renameat2(2)."""
+    if _renameat2(old_dir_fd, old, new_dir_fd, new, flags) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), old, None, new)
+
+
+def mount(source: bytes, target: bytes, kind: bytes, flags: MountFlag, data: bytes) -> None:
+    """mount(2)."""
+    if _mount(source, target, kind, flags, data) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), target)
+
+
+def umount(target: bytes, flags: int = 0) -> None:
+    """umount2(2)."""
+    if _umount2(target, flags) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), target)
+
+
+def release_free_memory() -> None:
+    """Give what the allocator holds unused back to the system: malloc_trim(3), where there is one."""
+    if _malloc_trim is not None:
+        _malloc_trim(0)

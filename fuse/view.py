@@ -1,0 +1,352 @@
+"""A stack of layers under an optional upper directory, seen as one tree.
+
+`View` finds files, keeps track of those that are known, and reads. What changes the tree is in `fuse.tree`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Sequence
+from typing import NoReturn
+
+from fuse.attributes import Attributes, from_stat
+from fuse.ids import Owners
+from fuse.inodes import ROOT_NUMBER, Directory, Inode, Numbers
+from fuse.layers import Layer, Place
+from fuse.layers.directory import DirectoryFile
+from fuse.merge import merge_name, merge_names
+from fuse.upper import UpperDirectory
+from fuse.whiteout import shown_xattr, stored_xattr
+
+NAME_MAX = 255
+
+Listing = list[tuple[bytes, tuple[Place, ...]]]
+
+
+def fail(number: int) -> NoReturn:
+    """Raise OSError of that errno."""
+    raise OSError(number, os.strerror(number))
+
+
+class View:
+    """Files are `Inode`s; whoever holds one across calls counts it in `lookups` and gives it back with `forget`.
+
+    `layers` are topmost first and belong to the view, as the upper does. Owners are those that the mount shows.
+    Errors are OSError with the errno that the caller of the system call sees, or LayerError where a layer is damaged.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        upper: UpperDirectory | None = None,
+        *,
+        layer_owners: Owners | None = None,
+        upper_owners: Owners | None = None,
+    ) -> None:
+        self._layers = tuple(layers)
+        self._upper = upper
+        self._layer_owners = layer_owners or Owners()
+        self._upper_owners = upper_owners or Owners()
+        self._numbers = Numbers(upper, self._layers)
+        lowers: list[Place] = []
+        if upper is None or not upper.opaque(b"."):
+            for layer in self._layers:
+                place = layer.root()
+                lowers.append(place)
+                if layer.opaque(place.ref):
+                    break
+        self.root = Directory(ROOT_NUMBER, None, b"", tuple(lowers), upper=upper is not None)
+        self.root.lookups = 1
+        self.inodes: dict[int, Inode] = {ROOT_NUMBER: self.root}
+
+    def close(self) -> None:
+        """Close every file and layer."""
+        for inode in self.inodes.values():
+            self._close_files(inode)
+        self.inodes.clear()
+        for layer in self._layers:
+            layer.close()
+        if self._upper is not None:
+            self._upper.close()
+
+    # Looking.
+
+    def inode(self, number: int) -> Inode:
+        """The file of that number; ESTALE if nobody holds it."""
+        try:
+            return self.inodes[number]
+        except KeyError:
+            fail(errno.ESTALE)
+
+    def directory(self, number: int) -> Directory:
+        inode = self.inode(number)
+        if not isinstance(inode, Directory):
+            fail(errno.ENOTDIR)
+        return inode
+
+    def lookup(self, directory: Directory, name: bytes) -> Inode:
+        """The file of that name; ENOENT."""
+        child = directory.children.get(name)
+        if child is not None:
+            return child
+        if len(name) > NAME_MAX:
+            fail(errno.ENAMETOOLONG)
+        places = merge_name(self._stack(directory), name)
+        if not places:
+            fail(errno.ENOENT)
+        return self.adopt(directory, name, places)
+
+    def listing(self, directory: Directory) -> Listing:
+        """What is in a directory now, for `adopt`; without "." and ".."."""
+        if directory.nameless:
+            return []
+        return list(merge_names(self._stack(directory)).items())
+
+    def adopt(self, directory: Directory, name: bytes, places: tuple[Place, ...]) -> Inode:
+        """The file at places that `listing` or a merge found."""
+        child = directory.children.get(name)
+        if child is not None:
+            return child
+        top = places[0]
+        in_upper = top.layer is self._upper
+        if stat.S_ISDIR(top.mode):
+            lowers = places[1:] if in_upper else places
+            number = self._numbers.of(lowers[0] if lowers else top)
+            if in_upper and lowers:
+                number = self._numbers.kept(top, number)
+            known = self.inodes.get(number)
+            if known is not None:  # removed or moved away, and not forgotten yet
+                number = self._numbers.renew(top)
+            inode: Inode = Directory(number, directory, name, lowers, upper=in_upper)
+            self.inodes[number] = inode
+        else:
+            number = self._numbers.of(top)
+            known = self.inodes.get(number)
+            if known is not None and in_upper and known.nameless and known.anchor < 0 and known.file is None:
+                known = None
+                number = self._numbers.renew(top)
+            if known is None:
+                inode = Inode(number, top.mode, directory, name, None if in_upper else top)
+                self.inodes[number] = inode
+            else:
+                inode = known
+                if inode.upper and not in_upper and not self._further_name(inode, directory, name):
+                    inode = Inode(self._numbers.renew(top), top.mode, None, name, top)
+                    self.inodes[inode.number] = inode
+                inode.add_name(directory, name)
+        directory.children[name] = inode
+        return inode
+
+    def attributes(self, inode: Inode) -> Attributes:
+        """What stat(2) shows."""
+        if inode.upper:
+            found = self._upper_attributes(inode)
+            owners = self._upper_owners
+        else:
+            place = self._effective(inode)
+            found = place.layer.attributes(place.ref)
+            owners = self._layer_owners
+            if inode.removed:
+                found = found._replace(nlink=max(0, found.nlink - inode.removed))
+        if isinstance(inode, Directory):
+            found = found._replace(nlink=1)
+        if not owners.identity:
+            found = found._replace(uid=owners.uids.shown(found.uid), gid=owners.gids.shown(found.gid))
+        return found
+
+    def forget(self, inode: Inode, lookups: int) -> None:
+        """Give back what was counted; a file that nobody holds is dropped."""
+        inode.lookups -= lookups
+        self._drop_unused(inode)
+
+    def readlink(self, inode: Inode) -> bytes:
+        if inode.upper:
+            if inode.anchor >= 0 and inode.nameless:
+                return os.readlink(b"", dir_fd=inode.anchor)
+            return os.readlink(self._where(inode), dir_fd=self._writable().fd)
+        place = self._effective(inode)
+        return place.layer.readlink(place.ref)
+
+    def xattr(self, inode: Inode, name: bytes) -> bytes:
+        """ENODATA where there is none of that name."""
+        stored = stored_xattr(name)
+        if stored is None:
+            fail(errno.ENODATA)
+        if inode.upper:
+            path = self._where(inode)
+            return os.getxattr(self._writable().for_xattrs(path), stored, follow_symlinks=path.startswith(b"/"))
+        place = self._effective(inode)
+        return place.layer.xattr(place.ref, stored)
+
+    def xattr_names(self, inode: Inode) -> list[bytes]:
+        if inode.upper:
+            path = self._where(inode)
+            try:
+                names = os.listxattr(self._writable().for_xattrs(path), follow_symlinks=path.startswith(b"/"))
+            except OSError as error:
+                if error.errno != errno.EOPNOTSUPP:
+                    raise
+                names = []
+            stored = [os.fsencode(name) for name in names]
+        else:
+            place = self._effective(inode)
+            stored = list(place.layer.xattrs(place.ref))
+        return [name for name in map(shown_xattr, stored) if name is not None]
+
+    def statfs(self) -> os.statvfs_result:
+        """Of the upper's file system, or of that of the topmost directory layer, or of the root's."""
+        if self._upper is not None:
+            return os.statvfs(b"/proc/self/fd/%d" % self._upper.fd)
+        for layer in self._layers:
+            path = getattr(layer, "path", None)
+            if path is not None:
+                return os.statvfs(path)
+        return os.statvfs(b"/")
+
+    # Reading.
+
+    def open(self, inode: Inode, flags: int) -> None:
+        """Open a regular file; what follows names it by the inode. Each success needs a `release`."""
+        if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
+            fail(errno.EROFS)
+        if inode.file is None:
+            if inode.upper:
+                self._open_upper(inode, write=False)
+            else:
+                place = self._effective(inode)
+                inode.file = place.layer.open(place.ref)
+        inode.opens += 1
+
+    def read(self, inode: Inode, offset: int, length: int) -> bytes:
+        """Up to `length` bytes; fewer only at the end."""
+        if inode.file is None:
+            fail(errno.EBADF)
+        return inode.file.pread(offset, length)
+
+    def release(self, inode: Inode) -> None:
+        inode.opens -= 1
+        if inode.opens == 0 and not inode.nameless:
+            self._close_files(inode)
+        self._drop_unused(inode)
+
+    # Where a file is.
+
+    def _writable(self) -> UpperDirectory:
+        if self._upper is None:
+            fail(errno.EROFS)
+        return self._upper
+
+    def _stack(self, directory: Directory) -> tuple[Place, ...]:
+        """A directory's places, topmost first."""
+        if directory.nameless:
+            return ()
+        if directory.upper:
+            return (Place(self._writable(), self._path(directory), stat.S_IFDIR, 0), *directory.lowers)
+        return directory.lowers
+
+    def _effective(self, inode: Inode) -> Place:
+        """The place whose attributes a file of the layers has."""
+        if isinstance(inode, Directory):
+            return self._effective_lower(inode)
+        if inode.place is None:
+            fail(errno.ESTALE)
+        return inode.place
+
+    @staticmethod
+    def _effective_lower(directory: Directory) -> Place:
+        for place in directory.lowers:
+            if not place.layer.implicit(place.ref):
+                return place
+        return directory.lowers[-1]
+
+    def _path(self, directory: Directory) -> bytes:
+        """The path of a directory in the upper; b"." is the root. ENOENT if it was removed."""
+        names = []
+        here: Inode = directory
+        while here.parent is not None:
+            names.append(here.name)
+            here = here.parent
+        if here is not self.root:
+            fail(errno.ENOENT)
+        names.reverse()
+        return b"/".join(names) or b"."
+
+    def _path_of(self, directory: Directory, name: bytes) -> bytes:
+        path = self._path(directory)
+        return name if path == b"." else path + b"/" + name
+
+    def _where(self, inode: Inode) -> bytes:
+        """A path for a file of the upper: its name there, or /proc/self/fd/N for what has no name any more; ESTALE."""
+        if inode is self.root:
+            return b"."
+        if inode.parent is not None:
+            return self._path_of(inode.parent, inode.name)
+        if isinstance(inode.file, DirectoryFile):
+            return b"/proc/self/fd/%d" % inode.file.fd
+        if inode.anchor >= 0:
+            return b"/proc/self/fd/%d" % inode.anchor
+        fail(errno.ESTALE)
+
+    def _upper_attributes(self, inode: Inode) -> Attributes:
+        path = self._where(inode)
+        return from_stat(os.stat(path, dir_fd=self._writable().fd, follow_symlinks=path.startswith(b"/")))
+
+    def _open_upper(self, inode: Inode, *, write: bool) -> DirectoryFile:
+        """The open file of an inode of the upper, reopened if it has to be writable and is not.
+
+        It is readable even where the program only writes: the kernel reads what a partly written page lacks.
+        """
+        file = inode.file
+        if isinstance(file, DirectoryFile) and (inode.writable or not write):
+            return file
+        flags = (os.O_RDWR if write else os.O_RDONLY) | os.O_CLOEXEC
+        opened = DirectoryFile(os.open(self._where(inode), flags, dir_fd=self._writable().fd))
+        if file is not None:
+            file.close()
+        inode.file = opened
+        inode.writable = write
+        return opened
+
+    def _further_name(self, inode: Inode, directory: Directory, name: bytes) -> bool:
+        """A name in a layer belongs to a file that was copied up: give the copy that name. False if it is gone."""
+        if inode.nameless:
+            return False
+        upper = self._writable()
+        os.link(
+            self._where(inode),
+            self._path_of(directory, name),
+            src_dir_fd=upper.fd,
+            dst_dir_fd=upper.fd,
+            follow_symlinks=False,
+        )
+        return True
+
+    # Letting go.
+
+    def _drop_unused(self, inode: Inode) -> None:
+        """Drop a file that nobody holds, and the directories that were only known on its behalf."""
+        here: Inode | None = inode
+        while here is not None and here.lookups <= 0 and here.opens == 0 and here is not self.root:
+            if isinstance(here, Directory) and here.children:
+                return
+            parents = here.names()
+            for parent, name in parents:
+                parent.children.pop(name, None)
+            self._close_files(here)
+            if self.inodes.get(here.number) is here:
+                del self.inodes[here.number]
+            for parent, _ in parents[1:]:
+                self._drop_unused(parent)
+            here = parents[0][0] if parents else None
+
+    @staticmethod
+    def _close_files(inode: Inode) -> None:
+        if inode.file is not None:
+            inode.file.close()
+            inode.file = None
+            inode.writable = False
+        if inode.anchor >= 0:
+            os.close(inode.anchor)
+            inode.anchor = -1
