@@ -109,7 +109,8 @@ class IdMap(msgspec.Struct, frozen=True):
         """The same map with lines cut so that each lies inside one extent of `parent`, the map of the namespace around.
 
         The kernel translates a line's outer ids by the one extent of the parent that holds them all
-        (kernel/user_namespace.c, map_write), so "0 0 65537" fails with EPERM in a namespace whose own map is "0 1001 1" and "1 100000 65536".
+        (kernel/user_namespace.c, map_write), so "0 0 65537" fails with EPERM in a
+        namespace whose own map is "0 1001 1" and "1 100000 65536".
         Raises UsageError where an outer id is not in `parent` or the map grows too long.
         """
         lines: list[Extent] = []

@@ -147,7 +147,11 @@ def _propagation(_: _Context, step: steps.Propagation) -> None:
 
 def _take_tree(context: _Context, step: steps.TakeTree) -> None:
     flags = _CLONE | TreeFlag.RECURSIVE if step.recursive else _CLONE
-    context.trees[step.slot] = syscalls.open_tree(AT_FDCWD, step.path, flags)
+    try:
+        context.trees[step.slot] = syscalls.open_tree(AT_FDCWD, step.path, flags)
+    except FileNotFoundError:
+        if not step.optional:
+            raise
 
 
 def _become_root(_: _Context, __: steps.BecomeRoot) -> None:
@@ -209,7 +213,9 @@ def set_attributes(
 
 
 def _attach_tree(context: _Context, step: steps.AttachTree) -> None:
-    tree = context.trees.pop(step.slot)
+    tree = context.trees.pop(step.slot, -1)
+    if tree < 0:
+        return
     make = context.root.directory if stat.S_ISDIR(os.fstat(tree).st_mode) else context.root.file
     target = make(step.target)
     for flags in step.propagation:

@@ -137,24 +137,22 @@ def spawn(
 ) -> Launched:
     """Make the child and its namespaces, write its maps and let it begin. Raises HostError, ContainerError.
 
-    `ids` are the maps of its new user namespace, their outer ids being those of the caller's. Pipes among the
+    `ids` are the maps of its user namespace, new or joined, their outer ids being those of the caller's. Pipes among the
     standard streams are given to `container_user`, the ids of the process in the container.
     """
     kinds = new_namespaces(linux)
     if ids is None:
         kinds &= ~Clone.NEWUSER
-    else:
-        kinds |= Clone.NEWUSER
+    to_write = ids if Clone.NEWUSER in kinds else None
     _give_pipes(job, ids, container_user)
     joined = [(CLONE[entry.type], entry.path) for entry in linux.namespaces if entry.path]
     if joined:
-        launched = _spawn_joining(job, kinds, joined, ids)
+        launched = _spawn_joining(job, kinds, joined, to_write)
     else:
         launched = _clone(kinds, lambda channel: init.run(job, channel))
-        _map(launched, ids)
-    has_new = {CLONE[entry.type] for entry in linux.namespaces}
+        _map(launched, to_write)
     try:
-        if Clone.NEWUSER in kinds or Clone.NEWUSER in has_new:
+        if linux.namespace(NamespaceType.USER) is not None:
             launched.userns = _namespace(launched.pid, "user")
         if linux.namespace(NamespaceType.NETWORK) is not None:
             launched.netns = _namespace(launched.pid, "net")

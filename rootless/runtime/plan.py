@@ -61,6 +61,9 @@ _SYSCTL_NAMESPACE: Final = (
     ("kernel.domainname", NamespaceType.UTS),
 )
 
+_HOST_IPC: Final = ("/dev/mqueue", "/dev/shm")
+"""Bound where the container shares the host's ipc namespace; not every host has them."""
+
 _FALLBACK: Final = {"sysfs": "/sys", "cgroup": "/sys/fs/cgroup", "cgroup2": "/sys/fs/cgroup"}
 
 
@@ -92,14 +95,16 @@ class _Compiler:
         self.slots: dict[tuple[str, bool], int] = {}
         self.next_slot = 0
 
-    def take(self, path: str, recursive: bool, what: str = "bind source", *, shared: bool = False) -> int:
+    def take(
+        self, path: str, recursive: bool, what: str = "bind source", *, shared: bool = False, optional: bool = False
+    ) -> int:
         """A slot for a mount tree; a `shared` one is copied, not used up, by the steps that attach it."""
         key = (path, recursive)
         if shared and key in self.slots:
             return self.slots[key]
         slot = self.next_slot
         self.next_slot += 1
-        self.early.append(steps.TakeTree(slot, path, recursive, what))
+        self.early.append(steps.TakeTree(slot, path, recursive, what, optional))
         if shared:
             self.slots[key] = slot
         return slot
@@ -116,7 +121,8 @@ class _Compiler:
         if mount.type in ("bind", "rbind") or options.bind:
             if not mount.source:
                 raise UsageError(f"the bind mount on {mount.destination} has no source")
-            slot = self.take(mount.source, options.recursive or mount.type == "rbind")
+            shares_host = mount.source == target and target in _HOST_IPC
+            slot = self.take(mount.source, options.recursive or mount.type == "rbind", optional=shares_host)
             set_, clear = options.attributes
             self.steps.append(
                 steps.AttachTree(

@@ -166,7 +166,9 @@ def default_spec(
     for PATH, HOSTNAME and `container`, which are added where missing. `unmask` takes paths, or "ALL".
     Raises UsageError.
     """
-    owned = new if ids is not None else new | {NamespaceType.USER}
+    # Who joins a container's user namespace joins its other namespaces with power over them.
+    shares_user = NamespaceType.USER in (joined or {})
+    owned = new | frozenset(joined or ()) if shares_user else new
     if privileged:
         chosen = capabilities.select(("ALL",), cap_drop, last=last_capability)
         added = chosen

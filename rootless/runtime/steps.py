@@ -31,12 +31,13 @@ class Propagation(Step, frozen=True):
 
 
 class TakeTree(Step, frozen=True):
-    """Copy the mount tree at a path of the caller into a slot."""
+    """Copy the mount tree at a path of the caller into a slot. An `optional` one that is missing leaves it empty."""
 
     slot: int
     path: str
     recursive: bool
     what: str = "bind source"
+    optional: bool = False
 
     def __str__(self) -> str:
         return f"take the {self.what} {self.path}"
@@ -80,7 +81,7 @@ class MountFilesystem(Step, frozen=True):
 
 
 class AttachTree(Step, frozen=True):
-    """Attach a slot's tree at a path in the container."""
+    """Attach a slot's tree at a path in the container; nothing, where the slot is empty."""
 
     slot: int
     target: str
