@@ -1,7 +1,8 @@
 """Registry credentials: where users keep them, and the bearer-token dance.
 
-Files: $REGISTRY_AUTH_FILE, $XDG_RUNTIME_DIR/containers/auth.json, ~/.config/containers/auth.json, ~/.docker/config.json, the first that has
-an entry wins (containers-auth.json(5)). Tokens: distribution `spec/auth/token.md` and `oauth.md`; challenges: RFC 9110 section 11.
+Files: $REGISTRY_AUTH_FILE, $XDG_RUNTIME_DIR/containers/auth.json, ~/.config/containers/auth.json,
+~/.docker/config.json, the first that has an entry wins (containers-auth.json(5)). Tokens: distribution
+`spec/auth/token.md` and `oauth.md`; challenges: RFC 9110 section 11.
 """
 
 from __future__ import annotations

@@ -1,13 +1,12 @@
 """The blobs of an image layout: content by digest, verified before anyone can see it.
 
-`blobs/<algorithm>/<hex>` (OCI image-spec, `image-layout.md`). A blob is written in a workspace, hashed while it is written, synced, and
-renamed only if its size and digest are those that were promised.
+`blobs/<algorithm>/<hex>` (OCI image-spec, `image-layout.md`). A blob is written in a workspace, hashed while it is
+written, synced, and renamed only if its size and digest are those that were promised.
 """
 
 from __future__ import annotations
 
 import os
-from types import TracebackType
 
 from rootless.errors import HostError, ImageError
 from rootless.image.workspace import Workspace
@@ -80,8 +79,8 @@ class Blobs:
 class BlobWriter:
     """Takes a blob's bytes in order. `commit` makes it appear; leaving the context without it leaves nothing.
 
-    Raises ImageError as soon as more than `size` bytes arrive, and in `commit` for too few or the wrong ones; HostError where the disk
-    is full or fails.
+    Raises ImageError as soon as more than `size` bytes arrive, and in `commit` for too few or the wrong ones;
+    HostError where the disk is full or fails.
     """
 
     def __init__(self, temporary: str, path: str, digest: Digest, size: int) -> None:
@@ -93,7 +92,7 @@ class BlobWriter:
         self._committed = False
         self.written = 0
         try:
-            self._file = open(temporary, "xb", buffering=0)
+            self._file = open(temporary, "xb", buffering=0)  # noqa: SIM115  closed by __exit__
         except OSError as error:
             raise _cannot_write(path, error) from error
 
@@ -133,7 +132,7 @@ class BlobWriter:
     def __enter__(self) -> BlobWriter:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *details: object) -> None:
         self._file.close()
         if not self._committed:
             try:

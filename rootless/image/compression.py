@@ -1,6 +1,7 @@
 """Decompressing layers as a stream, with limits against decompression bombs.
 
-gzip (RFC 1952, any number of members) through ISA-L; zstd (RFC 8878, any number of frames) with a window of at most 128 MiB.
+gzip (RFC 1952, any number of members) through ISA-L; zstd (RFC 8878, any number of frames) with a window of at most
+128 MiB.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from collections.abc import Iterator
 from typing import Protocol
 
 import zstandard
-from isal import isal_zlib
+from isal import igzip_lib, isal_zlib
 
 from rootless.errors import ImageError
 from rootless.oci.mediatype import Compression
@@ -87,7 +88,7 @@ class _Gzip:
             self._started = True
             try:
                 piece = self._stream.decompress(data, CHUNK)
-            except isal_zlib.error as error:
+            except igzip_lib.IsalError as error:
                 raise ImageError(f"a layer is not valid gzip: {error}") from None
             data = self._stream.unused_data if self._stream.eof else self._stream.unconsumed_tail
             if piece:
@@ -109,8 +110,8 @@ class _Zstd:
         self._between = True
 
     def feed(self, chunk: bytes) -> Iterator[bytes]:
-        # The binding has no bound on output per call; small inputs bound it by the format: a block has 128 KiB at most and
-        # takes 4 bytes at least.
+        # The binding has no bound on output per call; small inputs bound it by the format: a block has 128 KiB at
+        # most and takes 4 bytes at least.
         for start in range(0, len(chunk), _ZSTD_STEP):
             data = chunk[start : start + _ZSTD_STEP]
             self._budget.consume(len(data))

@@ -42,7 +42,7 @@ class LayerMaker:
             report.message(f"Layer {layer.blob.short}: {note}")
 
     async def from_store(self, layer: Layer) -> list[str]:
-        """Derive what is missing from the blob in the store. Returns notes. Raises ImageError if the blob is damaged."""
+        """Derive what is missing from the blob in the store. Returns notes. ImageError if the blob is damaged."""
         if not lacking(self._store, layer, self._derive):
             return []
         async with layer_worker(self._store, layer, self._derive, from_store=True, squash=self._squash) as worker:
@@ -56,7 +56,10 @@ async def ensure_index(store: Store, layer: Layer) -> None:
 
 
 async def ensure_tree(store: Store, layer: Layer, *, squash: bool = False) -> list[str]:
-    """Have `layers/<diffid>/tree`; returns at once if it is there. Runs as root of the namespace that is to own the files."""
+    """Have `layers/<diffid>/tree`; returns at once if it is there. Returns notes.
+
+    Runs as root of the user namespace that is to own the files.
+    """
     return await LayerMaker(store, Derive.TREE, squash=squash).from_store(layer)
 
 

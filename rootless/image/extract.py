@@ -1,12 +1,13 @@
 """A layer's tar as a directory tree, as the kernel's overlayfs wants a lower layer.
 
-Runs as root of the engine's user namespace, so that it can give files away. Names come from an image and are never joined to a
-path: each parent directory is opened with openat2(2) inside the tree (RESOLVE_IN_ROOT, so a symbolic link of the image leads at
-most to the tree's own root), and what happens to the last component does not follow links.
+Runs as root of the engine's user namespace, so that it can give files away. Names come from an image and are never
+joined to a path: each parent directory is opened with openat2(2) inside the tree (RESOLVE_IN_ROOT, so a symbolic link
+of the image leads at most to the tree's own root), and what happens to the last component does not follow links.
 
-Whiteouts become character devices 0/0 and opaque directories get `user.overlay.opaque=y` (Documentation/filesystems/overlayfs.rst,
-for mounts with `userxattr`). Device nodes cannot be made in a user namespace: an empty file takes the place of one, as with
-Podman. Attributes of directories are set at the end, when nothing is written into them any more.
+Whiteouts become character devices 0/0 and opaque directories get `user.overlay.opaque=y`
+(Documentation/filesystems/overlayfs.rst, for mounts with `userxattr`). Device nodes cannot be made in a user
+namespace: an empty file takes the place of one, as with Podman. Attributes of directories are set at the end, when
+nothing is written into them any more.
 """
 
 from __future__ import annotations
@@ -49,8 +50,8 @@ class IdRange:
 class TreeExtractor:
     """Writes entries and their data below `path`, a new directory that it makes.
 
-    With `squash`, everything belongs to root of the namespace (single-ID mode). Raises ImageError for what the archive does
-    wrong and HostError for what this machine cannot do. The caller renames the finished tree into place.
+    With `squash`, everything belongs to root of the namespace (single-ID mode). Raises ImageError for what the
+    archive does wrong and HostError for what this machine cannot do. The caller renames the finished tree into place.
     """
 
     def __init__(self, path: str, *, squash: bool = False) -> None:
@@ -162,7 +163,9 @@ class TreeExtractor:
             self._link(entry, parent, name)
         elif kind == stat.S_IFREG:
             self._clear(parent, name)
-            self._file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=parent)
+            self._file = os.open(
+                name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=parent
+            )
             self._entry = entry
             self._extents = [(logical, length) for logical, _, length in entry.extents]
             self._left = 0
@@ -328,16 +331,19 @@ class TreeExtractor:
             return
         for number, ids, word in ((entry.uid, self._uids, "user"), (entry.gid, self._gids, "group")):
             if number not in ids:
+                table = "/etc/subuid" if word == "user" else "/etc/subgid"
                 raise ImageError(
-                    f"{os.fsdecode(entry.path)} in a layer belongs to {word} {number}, and this user namespace has {ids}",
-                    hint=f"ask for a longer range in /etc/sub{'uid' if word == 'user' else 'gid'}, or use --storage-driver fuse",
+                    f"{os.fsdecode(entry.path)} in a layer belongs to {word} {number}; this user namespace has {ids}",
+                    hint=f"ask for a longer range in {table}, or use --storage-driver fuse",
                 )
 
     def _error(self, path: bytes, error: OSError) -> HostError | ImageError:
         where = os.fsdecode(path) or "a layer"
         if error.errno in (errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG):
             return ImageError(f"cannot unpack {where}: {error.strerror}")
-        hint = "free some space, for example with `rcontain rmi`" if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
+        hint = (
+            "free some space, for example with `rcontain rmi`" if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
+        )
         return HostError(f"cannot unpack {where}: {error.strerror}", hint=hint)
 
 

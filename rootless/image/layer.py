@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
-from types import TracebackType
 
 from fuse.frames import FramesWriter
 from rootless.errors import HostError, ImageError
@@ -33,8 +32,8 @@ READ_SIZE = 1 << 20
 class LayerSink:
     """Takes the bytes of a layer's blob in order; `finish` makes what was asked for appear in the store.
 
-    With `keep_blob` they become the store's blob, else they come from there. A context manager: leaving it without `finish`
-    leaves nothing. Raises ImageError for wrong data and HostError for a failing disk.
+    With `keep_blob` they become the store's blob, else they come from there. A context manager: leaving it without
+    `finish` leaves nothing. Raises ImageError for wrong data and HostError for a failing disk.
     """
 
     def __init__(
@@ -139,10 +138,12 @@ class LayerSink:
 
     def _disk(self, error: OSError) -> HostError:
         where = self._store.layer_path(self._layer)
-        return HostError(f"cannot write {where}: {error.strerror}", hint="free some space, for example with `rcontain rmi`")
+        return HostError(
+            f"cannot write {where}: {error.strerror}", hint="free some space, for example with `rcontain rmi`"
+        )
 
     def __enter__(self) -> LayerSink:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *details: object) -> None:
         self._stack.close()

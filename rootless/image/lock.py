@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from types import TracebackType
 
 from rootless.errors import HostError
 
@@ -16,8 +15,8 @@ _UNSUPPORTED = frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK})
 class FileLock:
     """An exclusive or shared lock on a path, as a context manager. Blocks until it is granted.
 
-    The file is created where it is missing. A holder may `unlink` it: whoever waited for the old file notices and locks the
-    new one. Raises HostError where the file cannot be made or the file system has no locks.
+    The file is created where it is missing. A holder may `unlink` it: whoever waited for the old file notices and
+    locks the new one. Raises HostError where the file cannot be made or the file system has no locks.
     """
 
     def __init__(self, path: str, *, shared: bool = False) -> None:
@@ -42,7 +41,9 @@ class FileLock:
                 return False
             except OSError as error:
                 os.close(fd)
-                hint = "mount it with locks, or set XDG_DATA_HOME to another disk" if error.errno in _UNSUPPORTED else None
+                hint = (
+                    "mount it with locks, or set XDG_DATA_HOME to another disk" if error.errno in _UNSUPPORTED else None
+                )
                 raise HostError(f"cannot lock {self.path}: {error.strerror}", hint=hint) from error
             except BaseException:
                 os.close(fd)
@@ -68,5 +69,5 @@ class FileLock:
         self.acquire()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *details: object) -> None:
         self.release()

@@ -1,10 +1,11 @@
 """From a reference to an image in the store.
 
-    reference -> manifest or index -> the manifest for this platform -> configuration -> layers, several at once -> index.json
+    reference -> manifest or index -> the manifest for this platform -> configuration -> layers, several at once ->
+    index.json
 
-Each layer is transferred once and everything is made from it on the way (`rootless.image.layer`). The image gets its name last, when
-all its parts are verified and stored: a pull that is cancelled, killed or out of space leaves at most whole layers, which the
-next one uses.
+Each layer is transferred once and everything is made from it on the way (`rootless.image.layer`). The image gets its
+name last, when all its parts are verified and stored: a pull that is cancelled, killed or out of space leaves at most
+whole layers, which the next one uses.
 """
 
 from __future__ import annotations
@@ -22,7 +23,16 @@ from rootless.image.model import Derive, Image, Layer
 from rootless.image.progress import PullProgress, Quiet
 from rootless.image.registry import Registry
 from rootless.image.store import ImageNotFound, Store, pair_layers
-from rootless.oci.documents import CONFIG_MAX, Descriptor, Document, ImageConfig, Index, Manifest, parse_config, parse_manifest
+from rootless.oci.documents import (
+    CONFIG_MAX,
+    Descriptor,
+    Document,
+    ImageConfig,
+    Index,
+    Manifest,
+    parse_config,
+    parse_manifest,
+)
 from rootless.oci.mediatype import CONFIGS, MANIFESTS, layer_compression
 from rootless.oci.platform import Platform, choose, listing
 from rootless.oci.reference import Reference
@@ -62,8 +72,8 @@ async def obtain(
 ) -> Image:
     """The image that `text` names, from the store or from its registry as `policy` says.
 
-    Raises ImageNotFound with NEVER, and what `pull` raises. With NEWER an unreachable registry does not matter while the store has the
-    image.
+    Raises ImageNotFound with NEVER, and what `pull` raises. With NEWER an unreachable registry does not matter while
+    the store has the image.
     """
     local = None
     if policy is not PullPolicy.ALWAYS:
@@ -77,7 +87,9 @@ async def obtain(
                 raise  # damaged: pulling repairs it
         if local is not None and platform is not None and not platform.matches(local.config.platform):
             if policy is PullPolicy.NEVER:
-                raise ImageNotFound(f"image {text} is in the store for {local.config.platform} only, not for {platform}")
+                raise ImageNotFound(
+                    f"image {text} is in the store for {local.config.platform} only, not for {platform}"
+                )
             local = None
         if local is not None and policy is not PullPolicy.NEWER:
             return local
@@ -113,8 +125,9 @@ async def pull(
 ) -> Image:
     """Fetch an image into the store and derive what is asked for.
 
-    `platform` is this machine's by default. `environ` is where proxies and credential files are looked up, by default `os.environ`.
-    `squash`: all files of a tree belong to root (single-ID mode). Raises RegistryError, ImageError, HostError, UsageError.
+    `platform` is this machine's by default. `environ` is where proxies and credential files are looked up, by default
+    `os.environ`. `squash`: all files of a tree belong to root (single-ID mode). Raises RegistryError, ImageError,
+    HostError, UsageError.
     """
     report = progress if progress is not None else Quiet()
     report.message(f"Pulling {reference}")
@@ -135,7 +148,9 @@ async def pull(
             image = store.add(document, reference=reference, source=top.digest)
             if image is not None:
                 return image
-    raise ImageError(f"parts of {reference} disappear from the store while they are pulled", hint="is it being removed?")
+    raise ImageError(
+        f"parts of {reference} disappear from the store while they are pulled", hint="is it being removed?"
+    )
 
 
 async def _select(
@@ -149,9 +164,7 @@ async def _select(
     offers = [entry.platform if entry.media_type in MANIFESTS else None for entry in parsed.manifests]
     position = choose(wanted, offers)
     if position is None:
-        raise ImageError(
-            f"{reference} is not available for {wanted}", hint=f"the platforms it has: {listing(offers)}"
-        )
+        raise ImageError(f"{reference} is not available for {wanted}", hint=f"the platforms it has: {listing(offers)}")
     entry = _Chosen(parsed).descriptor(position)
     document = await registry.manifest(str(entry.digest))
     if len(document.raw) != entry.size:
@@ -234,7 +247,10 @@ async def _is_outdated(
 
     try:
         async with Registry(
-            reference, tls_verify=tls_verify, credentials=credentials, environ=os.environ if environ is None else environ
+            reference,
+            tls_verify=tls_verify,
+            credentials=credentials,
+            environ=os.environ if environ is None else environ,
         ) as registry:
             return await registry.digest(reference.version) != store.source(reference)
     except RegistryError:

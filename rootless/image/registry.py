@@ -1,7 +1,7 @@
 """A client of the distribution API: manifests and blobs of one repository (OCI distribution-spec, "Pull").
 
-Plain HTTP: as Docker does, a loopback registry, and any with `tls_verify=False`, is asked over HTTPS first and over HTTP if that
-fails; since some plain servers never answer a TLS greeting, HTTP is tried beside it after a moment.
+Plain HTTP: as Docker does, a loopback registry, and any with `tls_verify=False`, is asked over HTTPS first and over
+HTTP if that fails; since some plain servers never answer a TLS greeting, HTTP is tried beside it after a moment.
 """
 
 from __future__ import annotations
@@ -46,8 +46,9 @@ class _Token(msgspec.Struct, frozen=True):
 class Registry:
     """One repository on one registry, as an async context manager.
 
-    `tls_verify`: True insists on verified HTTPS, False also takes unverified HTTPS and plain HTTP, None means True except for loopback.
-    `credentials`: instead of what the user's files say. All methods raise RegistryError, and ImageError for bad data.
+    `tls_verify`: True insists on verified HTTPS, False also takes unverified HTTPS and plain HTTP, None means True
+    except for loopback. `credentials`: instead of what the user's files say. All methods raise RegistryError, and
+    ImageError for bad data.
     """
 
     def __init__(
@@ -92,7 +93,9 @@ class Registry:
         url = f"{self._base}/manifests/{version}"
         async with self._transport_request("GET", url, {"Accept": ACCEPT}) as response:
             if response.status_code != 200:
-                raise await self._refusal(response, f"{self._reference.name}:{version}" if ":" not in version else version)
+                raise await self._refusal(
+                    response, f"{self._reference.name}:{version}" if ":" not in version else version
+                )
             raw = await self._body(response, MANIFEST_MAX, "the manifest")
             media_type = response.headers.get("content-type", "").partition(";")[0].strip()
             promised = response.headers.get("docker-content-digest")
@@ -189,7 +192,7 @@ class Registry:
 
     async def _probe(self, scheme: str) -> tuple[int, list[Challenge]]:
         url = f"{scheme}://{self._authority}/v2/"
-        async with self._transport.request("GET", url, timeout=_PROBE) as response:
+        async with self._transport.request("GET", url, limits=_PROBE) as response:
             if response.status_code == 200 and response.headers.get("content-type", "").startswith("text/html"):
                 raise RegistryError(
                     f"{self._authority} does not look like an image registry: it answers with a web page",
@@ -250,7 +253,9 @@ class Registry:
     async def _token(self, challenge: Challenge) -> str:
         realm = challenge.parameters["realm"]
         if not realm.startswith("https://") and not (self._endpoint.scheme == "http" and realm.startswith("http://")):
-            raise RegistryError(f"the registry {self._authority} sends to {realm[:200]!r} for a token, which is not safe")
+            raise RegistryError(
+                f"the registry {self._authority} sends to {realm[:200]!r} for a token, which is not safe"
+            )
         scope = f"repository:{self._reference.repository}:pull"
         service = challenge.parameters.get("service", "")
         query = {"service": service, "scope": scope} if service else {"scope": scope}
@@ -262,12 +267,16 @@ class Registry:
         else:
             if credentials is not None and credentials.username:
                 headers["Authorization"] = credentials.basic
-            asked = self._transport.request("GET", f"{realm}{'&' if '?' in realm else '?'}{urlencode(query)}", headers=headers)
+            asked = self._transport.request(
+                "GET", f"{realm}{'&' if '?' in realm else '?'}{urlencode(query)}", headers=headers
+            )
         async with asked as response:
             if response.status_code in (400, 401, 403):
                 raise self._unauthorized()
             if response.status_code != 200:
-                raise RegistryError(f"{httpx.URL(realm).host} refused to give a token for {scope}: {response.status_code}")
+                raise RegistryError(
+                    f"{httpx.URL(realm).host} refused to give a token for {scope}: {response.status_code}"
+                )
             raw = await self._body(response, 1 << 20, "the token")
         try:
             answer = msgspec.json.decode(raw, type=_Token)
@@ -318,13 +327,17 @@ class Registry:
         if status == 404 and what.startswith("blob "):
             return RegistryError(f"the registry {authority} has lost {what} of {name}", hint="push the image again")
         if status == 404:
-            return RegistryError(f"the registry {authority} has no image {what}{said}", hint="check the name and the tag")
+            return RegistryError(
+                f"the registry {authority} has no image {what}{said}", hint="check the name and the tag"
+            )
         if status == 429:
             wait = response.headers.get("retry-after")
             hint = f"try again in {wait} seconds" if wait and wait.isdigit() else "try again later, or log in"
             return RegistryError(f"the registry {authority} says that there are too many requests{said}", hint=hint)
         if status >= 500:
-            return RegistryError(f"the registry {authority} is unwell: it answered {status} when asked for {what}{said}")
+            return RegistryError(
+                f"the registry {authority} is unwell: it answered {status} when asked for {what}{said}"
+            )
         return RegistryError(f"the registry {authority} answered {status} when asked for {what}{said}")
 
     async def _faults(self, response: httpx.Response) -> list[_RegistryFault]:
@@ -381,5 +394,3 @@ class _Authorized:
 def _quoted(text: str) -> str:
     """A registry's own words, made harmless for a terminal."""
     return "".join(letter if letter.isprintable() else "?" for letter in text[:200])
-
-

@@ -15,8 +15,8 @@ _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 def remove_tree(path: str | bytes) -> None:
     """Remove `path` and what is in it; nothing happens if it is not there. Raises HostError.
 
-    Works by directory descriptors, and with a bounded number of them however deep the tree is: a directory that lies deep is
-    first moved to the top.
+    Works by directory descriptors, and with a bounded number of them however deep the tree is: a directory that lies
+    deep is first moved to the top.
     """
     try:
         if not stat.S_ISDIR(os.lstat(path).st_mode):

@@ -89,8 +89,8 @@ def tls_context(authority: str, *, verify: bool, environ: Mapping[str, str]) -> 
 class Transport:
     """Requests to one registry and to where it redirects. An async context manager.
 
-    `request` raises RegistryError once it has given up: connections and answers that may get better are tried again, with
-    Retry-After respected, the others at once.
+    `request` raises RegistryError once it has given up: connections and answers that may get better are tried again,
+    with Retry-After respected, the others at once.
     """
 
     def __init__(self, authority: str, *, verify: bool, environ: Mapping[str, str]) -> None:
@@ -121,10 +121,10 @@ class Transport:
         headers: Mapping[str, str] | None = None,
         data: Mapping[str, str] | None = None,
         attempts: int = ATTEMPTS,
-        timeout: httpx.Timeout = TIMEOUT,
+        limits: httpx.Timeout = TIMEOUT,
     ) -> AsyncIterator[httpx.Response]:
-        """One answer, with its body still to be read. Its status may be any but those that were worth another attempt."""
-        response = await self._patiently(method, url, dict(headers or {}), data, attempts, timeout)
+        """One answer, with its body still to be read; any status, once those worth another attempt were given one."""
+        response = await self._patiently(method, url, dict(headers or {}), data, attempts, limits)
         try:
             yield response
         finally:
@@ -138,11 +138,11 @@ class Transport:
         headers: dict[str, str],
         data: Mapping[str, str] | None,
         attempts: int,
-        timeout: httpx.Timeout,
+        limits: httpx.Timeout,
     ) -> httpx.Response:
         for attempt in range(1, attempts + 1):
             try:
-                response = await self._follow(method, url, headers, data, timeout)
+                response = await self._follow(method, url, headers, data, limits)
             except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
                 if attempt == attempts or not worth_retrying(error):
                     raise RegistryError(*explain(error, url)) from error
@@ -158,13 +158,13 @@ class Transport:
         raise AssertionError("the last attempt returns or raises")
 
     async def _follow(
-        self, method: str, url: str, headers: dict[str, str], data: Mapping[str, str] | None, timeout: httpx.Timeout
+        self, method: str, url: str, headers: dict[str, str], data: Mapping[str, str] | None, limits: httpx.Timeout
     ) -> httpx.Response:
         """Send, and follow redirects. Authorization goes to the first host only (RFC 9110 section 15.4)."""
         target = httpx.URL(url)
         origin = target
         for _ in range(_REDIRECTS):
-            request = self._client.build_request(method, target, headers=headers, data=data, timeout=timeout)
+            request = self._client.build_request(method, target, headers=headers, data=data, timeout=limits)
             response = await self._client.send(request, stream=True, follow_redirects=False)
             location = response.headers.get("location")
             if response.status_code not in _REDIRECT or not location:
@@ -176,7 +176,9 @@ class Transport:
             if origin.scheme == "https" and target.scheme == "http" and self._verify:
                 raise httpx.UnsupportedProtocol("redirected from https to plain http")
             if (target.scheme, target.host, target.port) != (origin.scheme, origin.host, origin.port):
-                headers = {key: value for key, value in headers.items() if key.lower() not in ("authorization", "cookie")}
+                headers = {
+                    key: value for key, value in headers.items() if key.lower() not in ("authorization", "cookie")
+                }
         raise httpx.TooManyRedirects(f"more than {_REDIRECTS} redirects")
 
 
@@ -220,7 +222,9 @@ def explain(error: Exception, url: str) -> tuple[str]:
             "add its authority to ~/.config/containers/certs.d, or use --tls-verify=false"
         )
     elif isinstance(cause, ssl.SSLError):
-        reason = f"{where} does not speak TLS as expected ({cause.reason or cause}); for plain HTTP use --tls-verify=false"
+        reason = (
+            f"{where} does not speak TLS as expected ({cause.reason or cause}); for plain HTTP use --tls-verify=false"
+        )
     elif _errno(cause) == errno.ECONNREFUSED:
         reason = f"cannot reach the registry {where}: connection refused; is it running there?"
     elif isinstance(error, httpx.TimeoutException):

@@ -5,8 +5,8 @@
                                  <-- pipe --     {"ready": true|false}: false if the store has it all meanwhile
                                  <-- pipe --     {"done": …} or {"error": …}
 
-The child takes the layer's lock first, so that two commands that want the same layer fetch it once. It dies with its parent,
-and ends without a trace in the store if the bytes end early. Cancelling the parent kills it.
+The child takes the layer's lock first, so that two commands that want the same layer fetch it once. It dies with its
+parent, and ends without a trace in the store if the bytes end early. Cancelling the parent kills it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from rootless.image.layer import READ_SIZE, LayerSink
 from rootless.image.lock import FileLock
 from rootless.image.model import Derive, Layer
 from rootless.image.store import Store
-from rootless.image.workspace import Workspace, sweep
+from rootless.image.workspace import sweep
 from rootless.syscalls import Prctl, prctl
 
 _ERRORS: dict[str, type[RcontainError]] = {
@@ -93,7 +93,7 @@ class LayerWorker:
                 raise HostError("the process that unpacks a layer ended without a word", hint="was it out of memory?")
             self._buffer += data
         line, _, self._buffer = self._buffer.partition(b"\n")
-        message = msgspec.json.decode(line, type=_Message)
+        message: _Message = msgspec.json.decode(line, type=_Message)
         if isinstance(message, _Failed):
             raise _ERRORS.get(message.kind, RcontainError)(message.message, hint=message.hint)
         return message
@@ -110,7 +110,9 @@ async def layer_worker(
     pid = os.fork()
     if pid == 0:
         _child(
-            lambda: _work(store, layer, derive, from_store=from_store, squash=squash, feed=feed_read, answers=answer_write),
+            lambda: _work(
+                store, layer, derive, from_store=from_store, squash=squash, feed=feed_read, answers=answer_write
+            ),
             keep=(feed_read, answer_write),
             parent=parent,
             answers=answer_write,
@@ -128,7 +130,7 @@ async def layer_worker(
             pass  # it has ended by itself and waits to be reaped
         with trio.CancelScope(shield=True):
             await trio.lowlevel.wait_readable(pidfd)
-        os.waitpid(pid, 0)
+        os.waitpid(pid, 0)  # noqa: ASYNC222  the pidfd says that it has ended
         os.close(pidfd)
         sweep(store.tmp)
 
@@ -173,9 +175,10 @@ def _work(
             _answer(answers, _Ready(wanted and not (have_blob or from_store)))
             notes: list[str] = []
             if wanted:
-                with store.workspace() as space, LayerSink(
-                    store, layer, missing, space, keep_blob=not have_blob, squash=squash
-                ) as sink:
+                with (
+                    store.workspace() as space,
+                    LayerSink(store, layer, missing, space, keep_blob=not have_blob, squash=squash) as sink,
+                ):
                     _pump(sink, store, layer, feed, have_blob=have_blob or from_store)
                     sink.finish()
                     notes = sink.notes
@@ -222,5 +225,3 @@ def _close_all_but(keep: tuple[int, ...]) -> None:
         os.closerange(last, fd)
         last = fd + 1
     os.closerange(last, os.sysconf("SC_OPEN_MAX"))
-
-

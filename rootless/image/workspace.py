@@ -1,15 +1,14 @@
 """Temporary directories inside the store, which the next command sweeps if their owner was killed.
 
-A workspace is `tmp/<random>/` with a file `lock` that its owner holds locked. Everything that will be renamed into the store is
-written in one, on the same file system. `tmp/lock` is held shared while a workspace comes into being and exclusively while
-dead ones are swept, so that no sweeper sees one that is not locked yet.
+A workspace is `tmp/<random>/` with a file `lock` that its owner holds locked. Everything that will be renamed into
+the store is written in one, on the same file system. `tmp/lock` is held shared while a workspace comes into being and
+exclusively while dead ones are swept, so that no sweeper sees one that is not locked yet.
 """
 
 from __future__ import annotations
 
 import os
 import secrets
-from types import TracebackType
 
 from rootless.errors import HostError
 from rootless.image.lock import FileLock
@@ -35,7 +34,7 @@ class Workspace:
             self._lock.acquire()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *details: object) -> None:
         try:
             remove_tree(self.path)
         finally:

@@ -1,8 +1,9 @@
 """The JSON documents of an image: index, manifest, configuration, image layout.
 
 Sources: OCI image-spec `descriptor.md`, `image-index.md`, `manifest.md`, `config.md`, `image-layout.md`; Docker's
-`manifest-v2-2.md`. Types are frozen and have the specification's field names in snake case. A document is validated once, by
-a `parse_*` function; digests are over bytes, so whoever needs to store or verify a document keeps its `Document`.
+`manifest-v2-2.md`. Types are frozen and have the specification's field names in snake case. A document is validated
+once, by a `parse_*` function; digests are over bytes, so whoever needs to store or verify a document keeps its
+`Document`.
 
 Go writes `null` for an empty list, so every list and map may also be absent; `None` and empty mean the same.
 """
@@ -226,7 +227,7 @@ def parse_layout_index(raw: bytes) -> Index:
 
 
 def sniff_media_type(raw: bytes) -> str:
-    """The `mediaType` inside a manifest that came without one; guessed from its fields where it is missing there too."""
+    """The `mediaType` inside a manifest that came without one; guessed from its fields if it is missing there."""
     fields = _decode(raw, _Sniffed, "the manifest")
     if fields.media_type:
         return fields.media_type

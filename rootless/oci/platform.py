@@ -59,7 +59,9 @@ class Platform:
         """Read `linux/arm64/v8`, or a lone architecture, which means Linux. Raises UsageError."""
         words = text.split("/")
         if not 1 <= len(words) <= 3 or not all(_WORD.fullmatch(word) for word in words):
-            raise UsageError(f"platform {text[:80]!r} is malformed", hint="write it as os/architecture or os/architecture/variant")
+            raise UsageError(
+                f"platform {text[:80]!r} is malformed", hint="write it as os/architecture or os/architecture/variant"
+            )
         if len(words) == 1:
             words = ["linux", *words]
         return cls.of(*words)

@@ -1,8 +1,8 @@
 """Image references: `[registry/]repository[:tag][@digest]`, with Docker's grammar and short names.
 
 Source: github.com/distribution/reference, `regexp.go` and `normalize.go`. `busybox` means
-`docker.io/library/busybox:latest`; the first component is a registry if it has a dot, a colon or an upper-case letter, or
-is `localhost`.
+`docker.io/library/busybox:latest`; the first component is a registry if it has a dot, a colon or an upper-case
+letter, or is `localhost`.
 """
 
 from __future__ import annotations
@@ -66,7 +66,9 @@ class Reference:
         if len(path) > _PATH_MAX:
             raise _malformed(text, f"the repository name is longer than {_PATH_MAX} characters")
         if not _PATH.fullmatch(path):
-            reason = "the repository name must be lower case" if path != path.lower() else "the repository name is malformed"
+            reason = (
+                "the repository name must be lower case" if path != path.lower() else "the repository name is malformed"
+            )
             raise _malformed(text, reason)
         if tag is None and digest is None:
             tag = DEFAULT_TAG

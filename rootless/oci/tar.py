@@ -1,11 +1,12 @@
 """An incremental parser of layer archives: bytes in, entries and file data out.
 
 Reads what image tools write: ustar, V7, pax (with SCHILY and LIBARCHIVE extended attributes), GNU long names, base-256
-numbers and all four forms of GNU sparse files. Sources: POSIX.1-2017 `pax`, GNU tar manual "Basic Tar Format" and "Storing
-Sparse Files". Global pax headers are skipped, as Go's `archive/tar`, and so every other engine, does.
+numbers and all four forms of GNU sparse files. Sources: POSIX.1-2017 `pax`, GNU tar manual "Basic Tar Format" and
+"Storing Sparse Files". Global pax headers are skipped, as Go's `archive/tar`, and so every other engine, does.
 
-The parser does no I/O and keeps at most one record. Everything in an archive is hostile: each number is checked before it
-is used, names are made relative, `..` above the root is refused, and each way of being malformed raises ImageError.
+The parser does no I/O and keeps at most one record. Everything in an archive is hostile: each number is checked
+before it is used, names are made relative, `..` above the root is refused, and each way of being malformed raises
+ImageError.
 """
 
 from __future__ import annotations
@@ -84,8 +85,8 @@ class Limits:
 class TarParser:
     """Parses one archive: `feed` each chunk in order, then `close`.
 
-    With `data=True`, an entry is followed by memoryviews on the chunks, which are the entry's stored bytes in order: what
-    its extents describe, holes left out. They are valid until the chunk is reused.
+    With `data=True`, an entry is followed by memoryviews on the chunks, which are the entry's stored bytes in order:
+    what its extents describe, holes left out. They are valid until the chunk is reused.
     """
 
     def __init__(self, *, data: bool = False, limits: Limits | None = None) -> None:
@@ -422,12 +423,9 @@ class TarParser:
             digits = raw.split(b"\0", 1)[0].strip(b" ")
             if not digits:
                 return 0
-            try:
-                value = int(digits, 8) if digits.isdigit() else None  # type: ignore[assignment]
-            except ValueError:
-                value = None  # type: ignore[assignment]
-            if value is None:
+            if digits.strip(b"01234567"):
                 raise self._bad(f"a {what} is not a number: {digits[:20]!r}")
+            value = int(digits, 8)
         if value > _NUMBER_MAX or value < (-_NUMBER_MAX if signed else 0):
             raise self._bad(f"a {what} is out of range: {value}")
         return value
@@ -451,7 +449,7 @@ class TarParser:
 
 
 class _Header(NamedTuple):
-    """A member whose data, or sparse map, comes next. `stored` counts bytes in the archive, `real` those of the file."""
+    """A member whose data, or sparse map, comes next. `stored` counts bytes in the archive, `real` in the file."""
 
     path: bytes
     mode: int
