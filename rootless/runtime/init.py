@@ -34,12 +34,16 @@ _FAILED: Final = 125
 
 
 class Job(msgspec.Struct, frozen=True):
-    """What the child is given: the plan, and the descriptors it keeps. None in `stdio` is /dev/null."""
+    """What the child is given: the plan, and the descriptors it keeps. None in `stdio` is /dev/null.
+
+    `gate` is a listening socket for a supervisor that leaves before START: who connects to it takes its place.
+    """
 
     plan: Plan
     stdio: tuple[int | None, int | None, int | None]
     keep_fds: tuple[int, ...] = ()
     state: bytes = b""
+    gate: int | None = None
 
 
 class _Refused(Exception):
@@ -53,10 +57,11 @@ class _Refused(Exception):
 class _Context:
     """What steps hand to later ones."""
 
-    __slots__ = ("channel", "empty", "environment", "executable", "root", "state", "trees")
+    __slots__ = ("channel", "empty", "executable", "first_closed", "root", "state", "trees")
 
     def __init__(self, channel: socket.socket, state: bytes) -> None:
         self.channel = channel
+        self.first_closed = channel.fileno()
         self.state = state
         self.trees: dict[int, int] = {}
         self.root = RootDir(-1)
@@ -92,19 +97,22 @@ def reset_signals() -> None:
 
 
 def arrange_descriptors(job: Job, channel: socket.socket) -> socket.socket:
-    """0, 1, 2 are the standard streams, 3... those to keep, then the channel; all others are closed."""
+    """0, 1, 2 are the standard streams, 3... those to keep, then the channel and the gate; all others are closed."""
 
     kept = 3 + len(job.keep_fds)
     sources = [*job.stdio, *job.keep_fds]
     if None in sources:
         null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         sources = [null if fd is None else fd for fd in sources]
-    above = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, kept + 1) for fd in sources if fd is not None]
-    own = fcntl.fcntl(channel.fileno(), fcntl.F_DUPFD_CLOEXEC, kept + 1)
+    gate = -1 if job.gate is None else fcntl.fcntl(job.gate, fcntl.F_DUPFD_CLOEXEC, kept + 2)
+    above = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, kept + 2) for fd in sources if fd is not None]
+    own = fcntl.fcntl(channel.fileno(), fcntl.F_DUPFD_CLOEXEC, kept + 2)
     for number, fd in enumerate(above):
         os.dup2(fd, number)
     os.dup2(own, kept, inheritable=False)
-    syscalls.close_range(kept + 1)
+    if gate >= 0:
+        os.dup2(gate, kept + 1, inheritable=False)
+    syscalls.close_range(kept + 1 + (gate >= 0))
     channel.detach()
     return socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=kept)
 
@@ -114,10 +122,20 @@ def _execute(job: Job, channel: socket.socket) -> None:
     for step in job.plan.create:
         _run_step(context, step)
     messages.send(channel, messages.Created())
+    if job.gate is not None:
+        context.channel = channel = _pass_gate(channel)
     if not messages.await_order(channel, Order.START):
         os._exit(_FAILED)
     for step in job.plan.start:
         _run_step(context, step)
+
+
+def _pass_gate(channel: socket.socket) -> socket.socket:
+    """The channel to whoever comes to start the container."""
+    with socket.socket(fileno=channel.fileno() + 1) as gate:
+        opened, _ = gate.accept()
+    channel.close()
+    return opened
 
 
 def _run_step(context: _Context, step: Step) -> None:
@@ -481,7 +499,7 @@ def _reaper(context: _Context, _: steps.Reaper) -> None:
 
 def _execute_command(context: _Context, step: steps.Execute) -> None:
     # Past the channel nothing is open that execve would keep; this catches what a step may have left.
-    syscalls.close_range(context.channel.fileno(), flags=CloseRange.CLOEXEC)
+    syscalls.close_range(context.first_closed, flags=CloseRange.CLOEXEC)
     try:
         os.execve(context.executable, step.args, _environment(step.env))
     except OSError as error:

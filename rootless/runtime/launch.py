@@ -134,11 +134,13 @@ def spawn(
     *,
     ids: IdMaps | None,
     container_user: tuple[int, int] = (0, 0),
+    before_begin: Callable[[Launched], None] = lambda _: None,
 ) -> Launched:
     """Make the child and its namespaces, write its maps and let it begin. Raises HostError, ContainerError.
 
-    `ids` are the maps of its user namespace, new or joined, their outer ids being those of the caller's. Pipes among the
-    standard streams are given to `container_user`, the ids of the process in the container.
+    `ids` are the maps of its user namespace, new or joined; their outer ids are those of the caller's. Pipes among the
+    standard streams are given to `container_user`, the ids of the process in the container. `before_begin` is called
+    when the namespaces are there and nothing is in them yet.
     """
     kinds = new_namespaces(linux)
     if ids is None:
@@ -159,6 +161,11 @@ def spawn(
     except OSError as error:
         _abandon(launched)
         raise ContainerError("the container's first process died while it was being made") from error
+    try:
+        before_begin(launched)
+    except BaseException:
+        _abandon(launched)
+        raise
     messages.order(launched.channel, Order.MAPPED)
     return launched
 

@@ -22,8 +22,7 @@ from rootless.runtime import capabilities, steps
 from rootless.runtime.idmap import IdMaps
 from rootless.runtime.mounts import parse_options, without_unmapped_group
 from rootless.runtime.rootdir import normalize
-from rootless.runtime.seccomp import Program
-from rootless.runtime.steps import Plan, Step
+from rootless.runtime.steps import Plan, Program, Step
 from rootless.syscalls import Clone, MountAttr, MountFlag
 
 NODES: Final = ("null", "zero", "full", "random", "urandom", "tty")

@@ -16,7 +16,7 @@ from typing import TypeAlias
 import trio
 
 from rootless.oci.runtime import Process, Seccomp, Spec
-from rootless.runtime import facts, launch, messages, plan, seccomp
+from rootless.runtime import bpf, facts, launch, messages, plan
 from rootless.runtime.idmap import IdMaps
 from rootless.runtime.init import Job
 from rootless.runtime.launch import ALL, Launched
@@ -84,7 +84,7 @@ def make_plan(
         rootfs=rootfs,
         ids=ids,
         facts=facts.read(),
-        seccomp=seccomp.compiled(profile) if profile is not None else None,
+        seccomp=bpf.compiled(profile) if profile is not None else None,
         die_with_parent=die_with_parent,
         reaper=reaper,
         make_cwd=make_cwd,
@@ -135,7 +135,7 @@ def spawn_exec(
     made = plan.compile_exec(
         process,
         facts=facts.read(),
-        seccomp=seccomp.compiled(seccomp_profile) if seccomp_profile is not None else None,
+        seccomp=bpf.compiled(seccomp_profile) if seccomp_profile is not None else None,
         die_with_parent=die_with_parent,
         become_root=ids is not None and 0 in ids.uids and 0 in ids.gids,
     )

@@ -10,8 +10,17 @@ import posixpath
 import msgspec
 
 from rootless.oci.runtime import Box, Hook, Rlimit
-from rootless.runtime.seccomp import Program
-from rootless.syscalls import Clone, MountAttr, MountFlag
+from rootless.syscalls import Clone, MountAttr, MountFlag, SeccompFlag
+
+
+class Program(msgspec.Struct, frozen=True):
+    """A filter ready to be loaded."""
+
+    code: bytes
+    flags: SeccompFlag = SeccompFlag.NONE
+
+    def __repr__(self) -> str:
+        return f"Program({len(self.code) // 8} instructions, {self.flags!r})"
 
 
 class Step(msgspec.Struct, frozen=True, gc=False):
