@@ -7,7 +7,7 @@ gzip (RFC 1952, any number of members) through ISA-L; zstd (RFC 8878, any number
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Protocol, cast
 
 import zstandard
 from isal import igzip_lib, isal_zlib
@@ -16,8 +16,9 @@ from rootless.errors import ImageError
 from rootless.oci.mediatype import Compression
 
 CHUNK = 1 << 20
-"""Most bytes that one step gives out."""
+"""Most bytes that one step of gzip gives out."""
 
+_ISAL_ERROR = cast(type[Exception], igzip_lib.IsalError)
 _ALLOWANCE = 64 << 20
 _RATIO = 1100
 """DEFLATE cannot exceed 1032:1. What zstd claims beyond that, after the first 64 MiB, is a bomb and not a layer."""
@@ -28,7 +29,7 @@ class Decompressor(Protocol):
     """Bytes of a blob in, bytes of the tar out."""
 
     def feed(self, chunk: bytes) -> Iterator[bytes]:
-        """What comes out for `chunk`, in pieces of at most about CHUNK bytes. Raises ImageError."""
+        """What comes out for `chunk`, in pieces. Raises ImageError."""
         ...
 
     def close(self) -> None:
@@ -75,7 +76,6 @@ class _Gzip:
     def __init__(self) -> None:
         self._budget = _Budget()
         self._stream = isal_zlib.decompressobj(wbits=31)
-        self._started = False
 
     def feed(self, chunk: bytes) -> Iterator[bytes]:
         self._budget.consume(len(chunk))
@@ -85,10 +85,9 @@ class _Gzip:
                 if not any(data[:512]) and not data.strip(b"\0"):
                     return  # padding after the last member, which gzip(1) ignores too
                 self._stream = isal_zlib.decompressobj(wbits=31)
-            self._started = True
             try:
                 piece = self._stream.decompress(data, CHUNK)
-            except igzip_lib.IsalError as error:
+            except _ISAL_ERROR as error:
                 raise ImageError(f"a layer is not valid gzip: {error}") from None
             data = self._stream.unused_data if self._stream.eof else self._stream.unconsumed_tail
             if piece:
@@ -103,35 +102,44 @@ class _Gzip:
 
 
 class _Zstd:
+    """Pieces are joined to PIECE bytes. The binding has no bound on what one call gives out, so it is called with
+    little:
+    four bytes make at most a block of 128 KiB, and thus one call at most 128 MiB."""
+
+    _STEP = 4096
+    _PIECE = 256 << 10
+
     def __init__(self) -> None:
         self._budget = _Budget()
         self._context = zstandard.ZstdDecompressor(max_window_size=_WINDOW_MAX)
         self._stream = self._context.decompressobj()
-        self._between = True
+        self._started = False
 
     def feed(self, chunk: bytes) -> Iterator[bytes]:
-        # The binding has no bound on output per call; small inputs bound it by the format: a block has 128 KiB at
-        # most and takes 4 bytes at least.
-        for start in range(0, len(chunk), _ZSTD_STEP):
-            data = chunk[start : start + _ZSTD_STEP]
+        pieces: list[bytes] = []
+        held = 0
+        for start in range(0, len(chunk), self._STEP):
+            data = chunk[start : start + self._STEP]
             self._budget.consume(len(data))
             while data:
                 if self._stream.eof:
                     self._stream = self._context.decompressobj()
-                self._between = False
+                self._started = True
                 try:
                     piece = self._stream.decompress(data)
                 except zstandard.ZstdError as error:
                     raise ImageError(f"a layer is not valid zstd: {error}") from None
                 data = self._stream.unused_data if self._stream.eof else b""
-                self._between = self._stream.eof
-                if piece:
-                    self._budget.produce(len(piece))
-                    yield piece
+                self._budget.produce(len(piece))
+                pieces.append(piece)
+                held += len(piece)
+            if held >= self._PIECE:
+                yield b"".join(pieces)
+                pieces.clear()
+                held = 0
+        if held:
+            yield b"".join(pieces)
 
     def close(self) -> None:
-        if not self._between:
+        if self._started and not self._stream.eof:
             raise ImageError("a layer's zstd stream is cut off")
-
-
-_ZSTD_STEP = 4096

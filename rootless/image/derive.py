@@ -7,10 +7,11 @@ from contextlib import aclosing
 
 import trio
 
+from rootless.image.layer import lacking
 from rootless.image.model import Derive, Image, Layer
 from rootless.image.progress import PullProgress
 from rootless.image.store import Store
-from rootless.image.worker import lacking, layer_worker
+from rootless.image.worker import layer_worker
 
 
 class LayerMaker:

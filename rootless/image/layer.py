@@ -147,3 +147,13 @@ class LayerSink:
 
     def __exit__(self, *details: object) -> None:
         self._stack.close()
+
+
+def lacking(store: Store, layer: Layer, derive: Derive) -> Derive:
+    """What of `derive` the store does not have for `layer`."""
+    missing = Derive.NOTHING
+    if Derive.INDEX in derive and not store.has_index(layer):
+        missing |= Derive.INDEX
+    if Derive.TREE in derive and not store.has_tree(layer):
+        missing |= Derive.TREE
+    return missing

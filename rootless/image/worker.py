@@ -24,7 +24,7 @@ import msgspec
 import trio
 
 from rootless.errors import HostError, ImageError, RcontainError, RegistryError, UsageError
-from rootless.image.layer import READ_SIZE, LayerSink
+from rootless.image.layer import READ_SIZE, LayerSink, lacking
 from rootless.image.lock import FileLock
 from rootless.image.model import Derive, Layer
 from rootless.image.store import Store
@@ -196,16 +196,6 @@ def _pump(sink: LayerSink, store: Store, layer: Layer, feed: int, *, have_blob: 
             raise ImageError(f"blob {layer.blob} is missing from the store", hint="pull the image again") from error
     while chunk := os.read(feed, READ_SIZE):
         sink.write(chunk)
-
-
-def lacking(store: Store, layer: Layer, derive: Derive) -> Derive:
-    """What of `derive` the store does not have for `layer`."""
-    missing = Derive.NOTHING
-    if Derive.INDEX in derive and not store.has_index(layer):
-        missing |= Derive.INDEX
-    if Derive.TREE in derive and not store.has_tree(layer):
-        missing |= Derive.TREE
-    return missing
 
 
 def _kind(error: RcontainError) -> str:
