@@ -11,7 +11,7 @@ It must start in the time that the interpreter itself needs, so it imports built
 
 from __future__ import annotations
 
-import _signal
+import _signal  # type: ignore[import-not-found]
 import _socket
 import os
 import sys
@@ -211,8 +211,16 @@ def _forward_signals(connection: _socket.socket) -> list[tuple[int, Any]]:
         except OSError:
             pass  # likewise
 
+    def stop(number: int, frame: object) -> None:
+        """Ctrl-Z: the session leaves the terminal's input to the shell until we go on."""
+        forward(number, frame)
+        _signal.signal(_signal.SIGTSTP, _signal.SIG_DFL)
+        os.kill(os.getpid(), _signal.SIGTSTP)
+        _signal.signal(_signal.SIGTSTP, stop)
+        forward(_signal.SIGCONT, frame)
+
     wanted: list[tuple[int, Callable[[int, object], None]]] = [(number, forward) for number in _FORWARDED]
-    wanted.append((_signal.SIGWINCH, window))
+    wanted += [(_signal.SIGWINCH, window), (_signal.SIGTSTP, stop)]
     previous = []
     for number, handler in wanted:
         if (

@@ -12,6 +12,7 @@ Single-threaded on purpose: it forks. With `once` it serves its first connection
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import select
@@ -21,10 +22,11 @@ import struct
 import sys
 from typing import NoReturn
 
-from . import client, request
+from . import client, request, syscalls
 from .container import lock
 
 IDLE_SECONDS = 600
+TITLE = b"rc-engine"
 
 
 def main() -> NoReturn:
@@ -40,10 +42,11 @@ def main() -> NoReturn:
     except OSError:
         _serve_one(first)  # no place for a socket: this command is served all the same
     try:
+        _name_process()
         _enter()
-    except Exception as error:
+        _preload()
+    except Exception as error:  # noqa: BLE001 - whatever keeps the engine from working, its client is told
         _refuse(first, listener, error)
-    _preload()
     gc.collect()
     gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps sessions
@@ -115,6 +118,11 @@ def _dismiss_older(directory: str, base: str) -> None:
                 os.unlink(leftover)
             except FileNotFoundError:
                 pass
+
+
+def _name_process() -> None:
+    title = ctypes.create_string_buffer(TITLE)
+    syscalls.prctl(syscalls.Prctl.SET_NAME, ctypes.addressof(title))
 
 
 def _enter() -> None:

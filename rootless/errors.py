@@ -59,3 +59,16 @@ class CommandNotRunnable(ContainerError):
     """The command is in the image and cannot be executed."""
 
     exit_code = 126
+
+
+def first_cause(error: BaseException) -> BaseException:
+    """The one exception that matters in a group that a nursery raised: an error of ours before anything else."""
+    flat: list[BaseException] = []
+    pending = [error]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, BaseExceptionGroup):
+            pending.extend(item.exceptions)
+        else:
+            flat.append(item)
+    return next((item for item in flat if isinstance(item, RcontainError)), flat[-1])

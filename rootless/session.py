@@ -20,7 +20,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import NoReturn, TypeVar
 
 from . import request
-from .errors import RcontainError
+from .errors import RcontainError, first_cause
 from .request import Request
 from .settings import Settings, from_environment
 
@@ -43,6 +43,7 @@ class Session:
         self._connection: socket.socket | None = connection
         self._pending = b""
         self._interrupted = 0
+        self._inside_trio = False
 
     def is_terminal(self, fd: int) -> bool:
         return os.isatty(fd)
@@ -62,6 +63,7 @@ class Session:
 
         self._listen_outside_trio(False)
         self._interrupted = 0
+        self._inside_trio = True
         result: list[T] = []
 
         async def main() -> None:
@@ -78,8 +80,9 @@ class Session:
         try:
             trio.run(main)
         except BaseExceptionGroup as group:
-            raise _single(group) from None
+            raise first_cause(group) from None
         finally:
+            self._inside_trio = False
             self._listen_outside_trio(True)
         if not result:
             raise Interrupted(self._interrupted or signal.SIGINT)
@@ -89,6 +92,10 @@ class Session:
         """Lets the client go with this exit code; the session goes on without it and without its streams."""
         _flush()
         self._send(request.EXIT + bytes([code]))
+        self.forget_client()
+
+    def forget_client(self) -> None:
+        """Leaves the client to itself, or to the process that this one was forked from."""
         self._close()
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         for fd in (0, 1, 2):
@@ -171,6 +178,10 @@ class Session:
     def _close(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
+            if self._inside_trio:
+                import trio
+
+                trio.lowlevel.notify_closing(connection)
             connection.close()
 
 
@@ -215,7 +226,8 @@ def refuse(connection: socket.socket, error: Exception) -> NoReturn:
         _adopt(asked)
     except (OSError, ValueError):
         os._exit(1)  # it has gone already
-    _finish_with_error(connection, str(error), getattr(error, "exit_code", 125))
+    message = str(error) if isinstance(error, RcontainError) else f"the engine failed: {type(error).__name__}: {error}"
+    _finish_with_error(connection, message, getattr(error, "exit_code", 125))
 
 
 def preload() -> None:
@@ -302,16 +314,3 @@ def _flush() -> None:
             stream.flush()
         except (OSError, ValueError):
             continue  # the reader has gone, as in `rcontain ps | head -1`
-
-
-def _single(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The one exception that matters in a group: an error of ours before anything else."""
-    flat: list[BaseException] = []
-    pending: list[BaseException] = [group]
-    while pending:
-        item = pending.pop()
-        if isinstance(item, BaseExceptionGroup):
-            pending.extend(item.exceptions)
-        else:
-            flat.append(item)
-    return next((error for error in flat if isinstance(error, RcontainError)), flat[-1])

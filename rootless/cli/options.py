@@ -12,8 +12,7 @@ from typing import Any
 import click
 
 from ..container.containers import check_name
-from ..container.options import CreateOptions, Limit, MountRequest
-from ..container.record import Published
+from ..container.options import CreateOptions, Limit, MountRequest, Published
 from ..errors import UsageError
 from .mounts import parse_mount, parse_tmpfs, parse_volume
 from .ports import parse_published
@@ -115,7 +114,7 @@ def creation_options(session: Session, image: str, command: tuple[str, ...], fla
         interactive=flags["interactive"],
         terminal=flags["tty"],
         remove=flags["rm"],
-        environment=_environment(session, flags["env_file"], flags["env"]),
+        environment=chosen_environment(session, flags["env_file"], flags["env"]),
         mounts=_mounts(session, flags),
         working_directory=_working_directory(flags["workdir"]),
         user=flags["user"],
@@ -194,7 +193,8 @@ def _entrypoint(text: str | None) -> tuple[str, ...] | None:
     return (text,) if text else ()
 
 
-def _environment(session: Session, files: tuple[str, ...], pairs: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+def chosen_environment(session: Session, files: tuple[str, ...], pairs: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    """The variables that --env-file and --env set, in that order."""
     result: dict[str, str] = {}
     for file in files:
         for line in _lines(session, file, "--env-file"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 
-from ..container.record import Published
+from ..container.options import Published
 from ..errors import UsageError
 
 

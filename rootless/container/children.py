@@ -82,7 +82,8 @@ def _run(name: str, function: Callable[[], None], keep: Collection[int], parent:
 def _close_all_but(keep: set[int]) -> None:
     low = 0
     for fd in sorted(keep):
-        os.closerange(low, fd)
+        if low < fd:  # os.closerange(0, 0) closes everything: CPython hands close_range(2) the last one, -1
+            os.closerange(low, fd)
         low = fd + 1
     os.closerange(low, 1 << 20)
 

@@ -65,9 +65,8 @@ class Container:
 
     def state(self) -> State:
         """The state as it truly is: a container whose supervisor has gone is not running, whatever its file says."""
-        try:
-            state = _read(f"{self.path}/state.json", State, self.id)
-        except FileNotFoundError:
+        state = self.raw_state()
+        if state is None:
             return State(status="created")
         if state.status in ("running", "stopping") and not self.is_alive():
             # Look again: the supervisor may have written its last word and left between the two looks.
@@ -85,8 +84,19 @@ class Container:
         _write(path, content)
         return path
 
+    def raw_state(self) -> State | None:
+        """The state as its file says, or None before the first start."""
+        try:
+            return _read(f"{self.path}/state.json", State, self.id)
+        except FileNotFoundError:
+            return None
+
+    def forget_live(self) -> None:
+        """Removes what only a living container needs."""
+        _remove_tree(self.live)
+
     def forget(self) -> None:
-        """Removes everything of a container that is not alive, its name last, so that a broken removal can be repeated."""
+        """Removes everything of a container that is not alive; its name goes last, so that this can be repeated."""
         name = None
         try:
             name = self.record().name
@@ -109,7 +119,7 @@ class Containers:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
 
-    def create(self, record: Record, spec: bytes) -> Container:
+    def create(self, record: Record) -> Container:
         """Makes the container's directory and takes its name. Raises ContainerError when the name is in use."""
         container = Container(self.settings, record.id)
         try:
@@ -121,7 +131,6 @@ class Containers:
             self._take_name(record.name, record.id)
             for directory in ("upper", "work"):
                 os.mkdir(f"{container.path}/{directory}", 0o755)
-            container.write_file("config.json", spec)
             container.write_file("container.json", msgspec.json.encode(record))
         except OSError as error:
             container.forget()
@@ -148,10 +157,7 @@ class Containers:
                     # The container was removed and its remover killed before it gave the name back.
                     self._release_name(name, owner)
                     continue
-                raise ContainerError(
-                    f'the container name "{name}" is already in use by {owner}',
-                    hint="remove that container, or choose another --name",
-                ) from None
+                raise _name_in_use(name, owner) from None
 
     def _release_name(self, name: str, id: str) -> None:
         link = f"{self.settings.containers}/names/{name}"
@@ -161,8 +167,14 @@ class Containers:
         except FileNotFoundError:
             pass
 
-    def name_is_free(self, name: str) -> bool:
-        return not os.path.lexists(f"{self.settings.containers}/names/{name}")
+    def check_name_is_free(self, name: str) -> None:
+        """Raises ContainerError when a container has the name now. Only `create` takes it for sure."""
+        try:
+            owner = os.readlink(f"{self.settings.containers}/names/{name}")
+        except FileNotFoundError:
+            return
+        if os.path.isdir(f"{self.settings.containers}/{owner}"):
+            raise _name_in_use(name, owner)
 
     def ids(self) -> list[str]:
         try:
@@ -201,6 +213,13 @@ class Containers:
         raise ContainerError(f'no container with name or ID "{text}" found: no such container')
 
 
+def _name_in_use(name: str, owner: str) -> ContainerError:
+    return ContainerError(
+        f'the container name "{name}" is already in use by {owner}',
+        hint="remove that container, choose another --name, or use --replace",
+    )
+
+
 def new_id() -> str:
     return secrets.token_hex(32)
 
@@ -235,6 +254,6 @@ def _write(path: str, content: bytes) -> None:
 
 
 def _remove_tree(path: str) -> None:
-    """Removes a tree whose directories may lack the permissions that removing needs (we are root of their owner ids)."""
+    """Removes a tree, if it is there. We are root of its owners, so modes do not stand in the way."""
     if os.path.lexists(path):
         shutil.rmtree(path)

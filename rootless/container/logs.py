@@ -5,9 +5,9 @@ The format is Podman's k8s-file (and CRI-O's, containerd's): one line of the fil
     2026-11-24T07:00:00.000000000+00:00 stdout F all of a line
     2026-11-24T07:00:00.000000000+00:00 stderr P the first part of a line that is too long, or not yet ended
 
-When the file has grown past `max_size` it becomes `ctr.log.1`, replacing the one before, and a new file begins. So a log
-takes at most twice that, and always holds at least the last `max_size` bytes. Sizes count the file's bytes, time stamps
-included.
+When the file has grown past `max_size` it becomes `ctr.log.1`, replacing the one before, and a new file begins. So a
+log takes at most twice that, and always holds at least the last `max_size` bytes. Sizes count the file's bytes, time
+stamps included.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _BLOCK = 1 << 18
 class LogWriter:
     """The supervisor's end. Owns a descriptor until `close`.
 
-    What is printed without a final newline is held back until the line goes on, up to PARTIAL_MAX bytes; `pending` says so,
-    and `flush` writes it as a partial line, which a supervisor does when its container has been quiet for a moment.
+    What is printed without a final newline is held back until the line goes on, up to PARTIAL_MAX bytes; `pending` says
+    so, and `flush` writes it as a partial line, which a supervisor does when its container has been quiet for a moment.
 
     A full disk never stops the container: what cannot be written is dropped, counted, and said in the log once there is
     room again.
@@ -130,7 +130,7 @@ class LogWriter:
                 self._size += written
                 view = view[written:]
         except OSError:
-            # No space, a quota, a file system that went away: the container goes on, and we try again with its next line.
+            # No space, a quota, a file system that went away: the container goes on; its next line is tried again.
             if len(view) < len(out):
                 self._torn = True
             self._lost += len(view)
@@ -167,8 +167,8 @@ class Line(NamedTuple):
 class LogReader:
     """A log from some point on. `available` gives what is there and, called again, what has come since.
 
-    `tail` is a number of lines from the end. `since_ns` and `until_ns` are nanoseconds since 1970. Lines that do not parse
-    (a disk that was full, a machine that went down) are left out. Owns a descriptor until `close`.
+    `tail` is a number of lines from the end. `since_ns` and `until_ns` are nanoseconds since 1970. Lines that do not
+    parse (a disk that was full, a machine that went down) are left out. Owns a descriptor until `close`.
     """
 
     def __init__(
@@ -317,7 +317,7 @@ def follow(sources: Sequence[Source], *, wait: Callable[[float], object] = time.
     """Lines of all sources as they come, each with its source's position. Ends when no container is alive any more.
 
     It looks again after 10 ms, and after at most 100 ms where nothing happens: inotify(7) sees no writes that another
-    node makes to a network file system. `wait(0)` is called before it first finds nothing new, so that a caller can flush.
+    node makes to a network file system. `wait` is called each time it has read all there is, so a caller can flush.
     """
     alive = dict(enumerate(sources))
     pause = 0.0

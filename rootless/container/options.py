@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import msgspec
 
-from .record import Published
+
+class Published(msgspec.Struct, frozen=True, kw_only=True):
+    """One port of the host that leads into the container."""
+
+    host_ip: str
+    host_port: int
+    container_port: int
+    protocol: str
 
 
 class MountRequest(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,14 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-
-class Published(msgspec.Struct, frozen=True, kw_only=True):
-    """One port of the host that leads into the container."""
-
-    host_ip: str
-    host_port: int
-    container_port: int
-    protocol: str
+from .options import CreateOptions, Published
 
 
 class Network(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,6 +27,15 @@ class MountPoint(msgspec.Struct, frozen=True, kw_only=True):
     name: str = ""
 
 
+class RecordedLayer(msgspec.Struct, frozen=True, kw_only=True):
+    """A layer of the image, as image.model.Layer, so that a start need not read the image's documents again."""
+
+    diff_id: str
+    blob: str
+    media_type: str
+    size: int
+
+
 class Record(msgspec.Struct, frozen=True, kw_only=True):
     """What a container was created with. Times are RFC 3339 with nanoseconds, in UTC."""
 
@@ -43,7 +45,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     image_id: str
     image_name: str
     image_digest: str
-    layers: tuple[str, ...]
+    layers: tuple[RecordedLayer, ...]
+    """Bottom first."""
     command: tuple[str, ...]
     entrypoint: tuple[str, ...]
     hostname: str
@@ -52,6 +55,11 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     gid_map: tuple[tuple[int, int, int], ...]
     user_namespace: str
     network: Network
+    options: CreateOptions
+    """What was asked for; the fields above are what came of it and of the image."""
+    environment: tuple[str, ...] = ()
+    working_directory: str = "/"
+    exposed_ports: tuple[str, ...] = ()
     mounts: tuple[MountPoint, ...] = ()
     labels: dict[str, str] = {}
     user: str = ""
@@ -78,3 +86,5 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     finished_at: str = ""
     exit_code: int = 0
     error: str = ""
+    published: tuple[Published, ...] = ()
+    """The ports as they were bound, with the numbers that the kernel chose."""

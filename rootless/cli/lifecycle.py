@@ -1,0 +1,230 @@
+"""start, stop, restart, kill, rm, wait: what happens to containers that exist."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterable
+
+import click
+
+from ..container import control, ending, sweep
+from ..container.caller import Caller
+from ..container.containers import Container, Containers
+from ..container.control import NotAlive
+from ..errors import ContainerError, RcontainError, UsageError
+from .command import Command
+from .options import parse_signal
+from .session import pass_session
+
+_ALL = click.option("-a", "--all", "all_", is_flag=True, help="All containers.")
+_TIME = click.option(
+    "-t", "--time", "seconds", type=click.IntRange(min=-1), metavar="SECONDS", help="Kill after so long."
+)
+_NAMES = click.argument("names", nargs=-1, metavar="CONTAINER...")
+
+
+def _chosen(session: Caller, names: tuple[str, ...], all_: bool) -> list[tuple[str, Container]]:
+    """What was typed and what it means; a name that means nothing is an error of its own, after the others are done."""
+    containers = Containers(session.settings)
+    if all_ and names:
+        raise UsageError("give either names or --all")
+    if all_:
+        return [(container.id, container) for container in containers]
+    if not names:
+        raise UsageError("you must provide at least one name or id")
+    return [(name, containers.find(name)) for name in names]
+
+
+def _report(errors: Iterable[RcontainError]) -> int:
+    """Prints what went wrong, one sentence each, and returns the exit code."""
+    code = 0
+    for error in errors:
+        click.echo(f"Error: {error}", err=True)
+        code = code or error.exit_code
+    return code
+
+
+@click.command(cls=Command, examples=[("rcontain start web", "Start it again, in the background")])
+@click.option("-a", "--attach", is_flag=True, help="Stay with it: see what it prints, leave with its exit code.")
+@click.option("-i", "--interactive", is_flag=True, help="Pass on your input; implies --attach.")
+@_ALL
+@_NAMES
+@pass_session
+def start(session: Caller, attach: bool, interactive: bool, all_: bool, names: tuple[str, ...]) -> int:
+    """Start containers that were created or have ended."""
+    from ..container import launch
+
+    sweep.sweep(session.settings)
+    chosen = _chosen(session, names, all_)
+    if attach or interactive:
+        if len(chosen) != 1:
+            raise UsageError("you can attach to one container at a time")
+        return launch.in_foreground(session, chosen[0][1], interactive=interactive)
+    errors: list[RcontainError] = []
+    for name, container in chosen:
+        try:
+            if not container.is_alive():
+                launch.in_background(session, container)
+        except RcontainError as error:
+            errors.append(error)
+        else:
+            click.echo(name)
+    return _report(errors)
+
+
+@click.command(cls=Command, examples=[("rcontain stop web", "Send its stop signal; kill it after ten seconds")])
+@_TIME
+@click.option("-i", "--ignore", is_flag=True, help="Do not complain about containers that are not there.")
+@_ALL
+@_NAMES
+@pass_session
+def stop(session: Caller, seconds: int | None, ignore: bool, all_: bool, names: tuple[str, ...]) -> int:
+    """Stop running containers."""
+    return _report(_stop(session, _existing(session, names, all_, ignore), seconds))
+
+
+def _existing(session: Caller, names: tuple[str, ...], all_: bool, ignore: bool) -> list[tuple[str, Container]]:
+    if not ignore:
+        return _chosen(session, names, all_)
+    containers = Containers(session.settings)
+    found = []
+    for name in names:
+        try:
+            found.append((name, containers.find(name)))
+        except ContainerError:
+            continue  # what --ignore asks for
+    return found if names else _chosen(session, names, all_)
+
+
+def _stop(session: Caller, chosen: list[tuple[str, Container]], seconds: int | None) -> list[RcontainError]:
+    import trio
+
+    sweep.sweep(session.settings)
+    errors: list[RcontainError] = []
+
+    async def one(name: str, container: Container) -> None:
+        try:
+            record = container.record()
+            limit = record.stop_timeout if seconds is None else seconds
+            await ending.stop(container, number=record.stop_signal, seconds=None if limit < 0 else limit)
+        except RcontainError as error:
+            errors.append(error)
+        else:
+            click.echo(name)
+
+    async def everything() -> None:
+        async with trio.open_nursery() as nursery:
+            for name, container in chosen:
+                nursery.start_soon(one, name, container)
+
+    session.run(everything)
+    return errors
+
+
+@click.command(
+    cls=Command, examples=[("rcontain restart -t 3 web", "Stop it, with three seconds of grace, and start it")]
+)
+@_TIME
+@_ALL
+@_NAMES
+@pass_session
+def restart(session: Caller, seconds: int | None, all_: bool, names: tuple[str, ...]) -> int:
+    """Stop containers and start them again."""
+    from ..container import launch
+
+    chosen = _chosen(session, names, all_)
+    errors: list[RcontainError] = []
+    for name, container in chosen:
+        try:
+            record = container.record()
+            limit = record.stop_timeout if seconds is None else seconds
+            session.run(_stop_one, container, record.stop_signal, None if limit < 0 else limit)
+            launch.in_background(session, container)
+        except RcontainError as error:
+            errors.append(error)
+        else:
+            click.echo(name)
+    return _report(errors)
+
+
+async def _stop_one(container: Container, number: int, seconds: float | None) -> None:
+    await ending.stop(container, number=number, seconds=seconds)
+
+
+@click.command(cls=Command, examples=[("rcontain kill -s HUP web", "Send SIGHUP to its first process")])
+@click.option("-s", "--signal", "signal_", default="KILL", metavar="SIGNAL", help="A name or number [default: KILL].")
+@_ALL
+@_NAMES
+@pass_session
+def kill(session: Caller, signal_: str, all_: bool, names: tuple[str, ...]) -> int:
+    """Send a signal to running containers."""
+    number = parse_signal(signal_)
+    sweep.sweep(session.settings)
+    errors: list[RcontainError] = []
+    for name, container in _chosen(session, names, all_):
+        if all_ and not container.is_alive():
+            continue
+        try:
+            session.run(ending.kill, container, number)
+        except RcontainError as error:
+            errors.append(error)
+        else:
+            click.echo(name)
+    return _report(errors)
+
+
+@click.command(cls=Command, examples=[("rcontain rm -f web", "Remove it even if it is running")])
+@click.option("-f", "--force", is_flag=True, help="Stop running containers first; do not complain about missing ones.")
+@click.option("-v", "--volumes", is_flag=True, help="Remove their anonymous volumes too.")
+@click.option("-i", "--ignore", is_flag=True, help="Do not complain about containers that are not there.")
+@_TIME
+@_ALL
+@_NAMES
+@pass_session
+def rm(
+    session: Caller, force: bool, volumes: bool, ignore: bool, seconds: int | None, all_: bool, names: tuple[str, ...]
+) -> int:
+    """Remove containers."""
+    sweep.sweep(session.settings)
+    containers = Containers(session.settings)
+    code = 0
+    for name in [container.id for container in containers] if all_ else _at_least_one(names):
+        try:
+            container = containers.find(name)
+        except ContainerError as error:
+            if not (ignore or force):
+                click.echo(f"Error: {error}", err=True)
+                code = code or 1  # Podman's exit code for a container that does not exist
+            continue
+        try:
+            limit = 10 if seconds is None else seconds
+            session.run(_remove, container, force, None if limit < 0 else limit, volumes)
+        except RcontainError as error:
+            code = _report([error])
+        else:
+            click.echo(name)
+    return code
+
+
+def _at_least_one(names: tuple[str, ...]) -> tuple[str, ...]:
+    if not names:
+        raise UsageError("you must provide at least one name or id")
+    return names
+
+
+async def _remove(container: Container, force: bool, seconds: float | None, volumes: bool) -> None:
+    await ending.remove(container, force=force, seconds=seconds, volumes=volumes)
+
+
+@click.command(cls=Command, examples=[("rcontain wait job", "Block until it has ended; print its exit code")])
+@_NAMES
+@pass_session
+def wait(session: Caller, names: tuple[str, ...]) -> None:
+    """Wait until containers have ended, and print their exit codes."""
+    sweep.sweep(session.settings)
+    for _, container in _chosen(session, names, False):
+        try:
+            code = session.run(control.wait, container)
+        except NotAlive:
+            code = container.state().exit_code
+        click.echo(str(128 + signal.SIGKILL if code is None else code))

@@ -1,0 +1,220 @@
+"""Making a container: from an image and what was asked for to a record on disk. Nothing is started here."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping
+
+from ..errors import ContainerError, HostError, UsageError
+from ..image.derive import ensure
+from ..image.worker import lacking
+from ..image.model import Derive, Image
+from ..image.progress import progress_for
+from ..image.pull import PullPolicy, obtain
+from ..image.store import ImageNotFound, Store
+from ..oci.platform import Platform
+from ..runtime import idmap
+from ..runtime.idmap import IdMaps
+from . import driver
+from .caller import Caller
+from .containers import Container, Containers, new_id
+from .mounting import record_layers
+from .names import random_name
+from .options import CreateOptions, MountRequest, Published
+from .record import MountPoint, Network, Record
+from .timestamps import rfc3339
+
+
+def create(session: Caller, options: CreateOptions) -> Container:
+    """Makes a container, pulling its image where `options.pull` says so. Raises RcontainError, nothing half-made."""
+    ids = id_maps(options.user_namespace, session.environment)
+    choice = driver.choose(session.settings, options.storage_driver, ids.uids.triples(), ids.gids.triples())
+    store = Store(session.settings.data)
+    store.prepare()
+    derive = Derive.TREE if choice.driver == "overlay" else Derive.INDEX
+    image = _image(session, store, options, derive)
+    return _record(session, options, image, ids, choice.driver)
+
+
+def _image(session: Caller, store: Store, options: CreateOptions, derive: Derive) -> Image:
+    if options.pull in ("missing", "never") and not options.platform:
+        try:
+            image = store.resolve(options.image)
+        except ImageNotFound:
+            if options.pull == "never":
+                raise
+        else:
+            if not any(lacking(store, layer, derive) for layer in image.layers):
+                return image
+    return session.run(_obtain, session, store, options, derive)
+
+
+async def _obtain(session: Caller, store: Store, options: CreateOptions, derive: Derive) -> Image:
+    with progress_for(sys.stderr, quiet=options.quiet) as progress:
+        image = await obtain(
+            store,
+            options.image,
+            policy=PullPolicy(options.pull),
+            platform=Platform.parse(options.platform) if options.platform else None,
+            tls_verify=options.tls_verify,
+            environ=session.environment,
+            progress=progress,
+            derive=derive,
+        )
+        await ensure(store, image, derive)
+    return image
+
+
+def id_maps(mode: str, environment: Mapping[str, str]) -> IdMaps:
+    """The maps that --userns asks for, in E ids. Raises UsageError."""
+    around = IdMaps.of_self()
+    name, _, arguments = mode.partition(":")
+    if name in ("", "host", "private") and not arguments:
+        return idmap.default_maps(around)
+    if name == "nomap" and not arguments:
+        return idmap.nomap_maps(around)
+    if name == "keep-id":
+        uid, gid = invoking_ids(environment)
+        for field in arguments.split(",") if arguments else ():
+            key, _, value = field.partition("=")
+            if key not in ("uid", "gid") or not value.isdigit():
+                raise UsageError(f'--userns {mode}: "{field}" is not uid=NUMBER or gid=NUMBER')
+            uid, gid = (int(value), gid) if key == "uid" else (uid, int(value))
+        return idmap.keep_id_maps(around, uid, gid)
+    raise UsageError(f'the user namespace "{mode}" is not known', hint="use host, keep-id[:uid=…,gid=…] or nomap")
+
+
+def invoking_ids(environment: Mapping[str, str]) -> tuple[int, int]:
+    """The user's own ids on the host: what E's id 0 stands for."""
+    maps = []
+    for name in ("uid_map", "gid_map"):
+        with open(f"/proc/self/{name}", encoding="ascii") as file:
+            maps.append(int(file.readline().split()[1]))
+    return maps[0], maps[1]
+
+
+def _record(session: Caller, options: CreateOptions, image: Image, ids: IdMaps, chosen_driver: str) -> Container:
+    config = image.config.config
+    settings = session.settings
+    id = new_id()
+    entrypoint = tuple(config.entrypoint or ()) if options.entrypoint is None else options.entrypoint
+    command = options.command or (() if options.entrypoint is not None else tuple(config.cmd or ()))
+    if not entrypoint + command:
+        raise UsageError(
+            f"no command was given and the image {options.image} names none", hint="give one after the image"
+        )
+    labels = {**(config.labels or {}), **dict(options.labels)}
+    points = tuple(_mount_point(request) for request in _mounts(options, config.volumes))
+    containers = Containers(settings)
+    for _ in range(20):
+        record = Record(
+            id=id,
+            name=options.name or random_name(),
+            created=rfc3339(time.time_ns()),
+            image_id=image.id,
+            image_name=image.names[0] if image.names else image.id,
+            image_digest=str(image.digest),
+            layers=record_layers(image.layers),
+            command=entrypoint + command,
+            entrypoint=entrypoint,
+            hostname=options.hostname or (os.uname().nodename if options.network == "host" else id[:12]),
+            storage_driver=chosen_driver,
+            uid_map=ids.uids.triples(),
+            gid_map=ids.gids.triples(),
+            user_namespace=options.user_namespace,
+            network=Network(
+                mode=options.network,
+                published=_published(options, config.exposed_ports),
+                dns=options.dns,
+                dns_search=options.dns_search,
+                add_hosts=options.add_hosts,
+            ),
+            options=options,
+            environment=_environment(config.env or (), options),
+            working_directory=options.working_directory or config.working_dir or "/",
+            exposed_ports=tuple(config.exposed_ports or ()),
+            mounts=points,
+            labels=labels,
+            user=config.user if options.user is None else options.user,
+            terminal=options.terminal,
+            open_stdin=options.interactive,
+            init=options.init,
+            remove=options.remove,
+            read_only=options.read_only,
+            stop_signal=options.stop_signal or _image_signal(config.stop_signal),
+            stop_timeout=options.stop_timeout,
+            shm_size=options.shm_size,
+            create_command=options.create_command,
+        )
+        try:
+            return containers.create(record)
+        except ContainerError:
+            if options.name:
+                raise
+    raise HostError("no free name was found for the container", hint="give one with --name")
+
+
+def _environment(image: tuple[str, ...], options: CreateOptions) -> tuple[str, ...]:
+    merged = dict(entry.partition("=")[::2] for entry in image)
+    merged.update(options.environment)
+    return tuple(f"{name}={value}" for name, value in merged.items())
+
+
+def _image_signal(text: str) -> int:
+    if not text:
+        return signal.SIGTERM
+    name = text.upper().removeprefix("SIG")
+    if name.isdigit() and 1 <= int(name) <= 64:
+        return int(name)
+    base, _, offset = name.partition("+")
+    if base == "RTMIN" and (not offset or offset.isdigit()):
+        return int(signal.SIGRTMIN) + int(offset or 0)
+    try:
+        return int(signal.Signals[f"SIG{name}"])
+    except KeyError:
+        return signal.SIGTERM
+
+
+def _published(options: CreateOptions, exposed: Mapping[str, object] | None) -> tuple[Published, ...]:
+    ports = list(options.published)
+    if options.publish_all:
+        taken = {(port.container_port, port.protocol) for port in ports}
+        for text in exposed or {}:
+            number, _, protocol = text.partition("/")
+            if number.isdigit() and 0 < int(number) < 65536 and protocol in ("", "tcp", "udp"):
+                key = (int(number), protocol or "tcp")
+                if key not in taken:
+                    ports.append(Published(host_ip="", host_port=0, container_port=key[0], protocol=key[1]))
+    return tuple(ports)
+
+
+def _mounts(options: CreateOptions, image_volumes: Mapping[str, object] | None) -> list[MountRequest]:
+    """What was asked for, and an anonymous volume for each VOLUME of the image that nothing else covers."""
+    requests = list(options.mounts)
+    covered = {os.path.normpath(request.destination) for request in requests}
+    for destination in image_volumes or {}:
+        path = os.path.normpath(f"/{destination}")
+        if path not in covered and path != "/":
+            requests.append(MountRequest(type="volume", source="", destination=path))
+    return requests
+
+
+def _mount_point(request: MountRequest) -> MountPoint:
+    options = list(request.options)
+    name = ""
+    if request.type == "volume":
+        name = request.source or new_id()
+        options += [] if request.copy else ["nocopy"]
+        options += [] if request.source else ["anonymous"]
+    if request.chown:
+        options.append("U")
+    return MountPoint(
+        type=request.type,
+        source=request.source if request.type != "volume" else "",
+        destination=os.path.normpath(request.destination),
+        options=tuple(options),
+        name=name,
+    )

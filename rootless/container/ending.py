@@ -1,0 +1,111 @@
+"""Stopping, killing and removing containers from outside: through the supervisor's control socket."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import trio
+
+from ..errors import ContainerError
+from . import control
+from .containers import Container
+from .control import Message, NotAlive
+from .volumes import Volume
+
+
+async def stop(container: Container, *, number: int, seconds: float | None) -> None:
+    """Sends the stop signal, and SIGKILL after `seconds` (None waits for ever). Done when it is cleaned up."""
+    try:
+        pidfd = await _pidfd(container)
+    except NotAlive:
+        return
+    try:
+        with control.connect(container) as connection:
+            control.send(connection, Message(op="stopping"))
+        await _end(container, pidfd, number, seconds)
+    except NotAlive:
+        return  # it ended by itself in the meantime
+    finally:
+        os.close(pidfd)
+
+
+async def _end(container: Container, pidfd: int, number: int, seconds: float | None) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(control.wait, container)
+        _send_signal(pidfd, number)
+        with trio.move_on_after(float("inf") if seconds is None else seconds):
+            await trio.lowlevel.wait_readable(pidfd)
+            return
+        _send_signal(pidfd, signal.SIGKILL)
+
+
+async def kill(container: Container, number: int) -> None:
+    """Sends a signal to the container's first process. Raises ContainerError unless it is running."""
+    try:
+        pidfd = await _pidfd(container)
+    except NotAlive:
+        raise ContainerError(
+            f"can only kill running containers. {container.id} is in state {container.state().status}: "
+            "container state improper"
+        ) from None
+    try:
+        _send_signal(pidfd, number)
+        if number == signal.SIGKILL:
+            await trio.lowlevel.wait_readable(pidfd)
+    finally:
+        os.close(pidfd)
+
+
+async def _pidfd(container: Container) -> int:
+    pidfd, *spaces = control.join(container)
+    for fd in spaces:
+        os.close(fd)
+    return pidfd
+
+
+def _send_signal(pidfd: int, number: int) -> None:
+    try:
+        signal.pidfd_send_signal(pidfd, number)
+    except ProcessLookupError:
+        pass  # it has just ended
+
+
+class StillRunning(ContainerError):
+    """A living container is only removed by force."""
+
+    exit_code = 2
+
+
+async def remove(container: Container, *, force: bool, seconds: float | None, volumes: bool) -> None:
+    """Removes a container, and with `volumes` the anonymous volumes that were made for it."""
+    if container.is_alive():
+        status = container.state().status
+        if not force:
+            raise StillRunning(
+                f"cannot remove container {container.id} as it is {status} - running or paused containers cannot be "
+                "removed without force: container state improper"
+            )
+        record = container.record()
+        await stop(container, number=record.stop_signal, seconds=seconds)
+    forget(container, volumes=volumes)
+
+
+async def force_removal(container: Container) -> None:
+    """Stops and removes it, with its anonymous volumes."""
+    await remove(container, force=True, seconds=10, volumes=True)
+
+
+def forget(container: Container, *, volumes: bool) -> None:
+    """Removes the record of a container that is not alive, and its anonymous volumes if asked."""
+    names = []
+    if volumes:
+        try:
+            names = [mount.name for mount in container.record().mounts if mount.type == "volume"]
+        except (ContainerError, FileNotFoundError):
+            names = []  # no record: no volume was made for it
+    container.forget()
+    for name in names:
+        volume = Volume(container.settings, name)
+        if volume.is_anonymous:
+            volume.remove()

@@ -1,0 +1,118 @@
+"""A container's root filesystem: the mount, and what has to be there before it.
+
+`overlay` is the kernel's overlayfs over extracted trees; `fuse` is ours over the layers' blobs and indexes. The mount is
+made in the supervisor's own mount namespace, so it goes away with the supervisor, however that ends.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable, Sequence
+
+import fuse.server
+from fuse.frames import FrameCache
+from fuse.layers.archive import ArchiveLayer
+
+from .. import syscalls
+from ..errors import HostError
+from ..image.model import Layer
+from ..image.store import Store
+from ..oci.digest import Digest
+from .children import Child, fork_child, read_ready
+from .containers import Container
+from .record import Record, RecordedLayer
+
+
+def record_layers(layers: Iterable[Layer]) -> tuple[RecordedLayer, ...]:
+    return tuple(
+        RecordedLayer(diff_id=str(layer.diff_id), blob=str(layer.blob), media_type=layer.media_type, size=layer.size)
+        for layer in layers
+    )
+
+
+def layers_of(record: Record) -> list[Layer]:
+    """Bottom first."""
+    return [
+        Layer(Digest.parse(each.diff_id), Digest.parse(each.blob), each.media_type, each.size) for each in record.layers
+    ]
+
+
+class Mounted:
+    """A mounted root filesystem: its path, and the process that serves it, if one does."""
+
+    def __init__(self, path: str, server: Child | None) -> None:
+        self.path = path
+        self.server = server
+
+
+async def mount(container: Container, record: Record) -> Mounted:
+    """Mounts it at <live>/rootfs. Raises HostError with the reason when that fails."""
+    target = f"{container.live}/rootfs"
+    os.makedirs(target, exist_ok=True)
+    store = Store(container.settings.data)
+    server = None
+    if record.storage_driver == "overlay":
+        trees = [store.tree_path(layer) for layer in reversed(layers_of(record))]
+        mount_overlay(trees, f"{container.path}/upper", f"{container.path}/work", target)
+    else:
+        server = await _mount_fuse(container, record, store, target)
+    return Mounted(target, server)
+
+
+def unmount(container: Container) -> None:
+    """Takes the root filesystem away from this process's mount namespace; the container's processes are gone."""
+    try:
+        syscalls.umount(f"{container.live}/rootfs", syscalls.UmountFlag.DETACH)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOENT):
+            raise
+
+
+def mount_overlay(lowers: Sequence[str], upper: str, work: str, target: str) -> None:
+    """`lowers` is topmost first. The paths go in as descriptors: option text is limited to a page and has special letters."""
+    fds = [os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) for path in (upper, work, *lowers)]
+    try:
+        paths = [f"/proc/self/fd/{fd}" for fd in fds]
+        options = f"lowerdir={':'.join(paths[2:])},upperdir={paths[0]},workdir={paths[1]},userxattr"
+        syscalls.mount("overlay", target, "overlay", syscalls.MountFlag.NONE, options)
+    except OSError as error:
+        raise HostError(
+            f"cannot mount the root filesystem of {len(lowers)} layers at {target}: {error.strerror}",
+            hint="try --storage-driver fuse",
+        ) from error
+    finally:
+        for fd in fds:
+            os.close(fd)
+
+
+def _archive(store: Store, layer: Layer, cache: FrameCache) -> ArchiveLayer:
+    path, kind = store.layer_data(layer)
+    return ArchiveLayer(store.index_path(layer), path, "frames" if kind == "frames" else "plain", cache=cache)
+
+
+async def _mount_fuse(container: Container, record: Record, store: Store, target: str) -> Child:
+    cache = FrameCache()
+    layers = [_archive(store, layer, cache) for layer in reversed(layers_of(record))]
+    ready, writing = os.pipe()
+
+    def serve() -> None:
+        fuse.server.serve(
+            target,
+            layers,
+            f"{container.path}/upper",
+            f"{container.path}/work",
+            uidmap=record.uid_map,
+            gidmap=record.gid_map,
+            ready_fd=writing,
+            cache=cache,
+        )
+
+    child = fork_child("fuse", serve, keep=(2, writing))
+    os.close(writing)
+    answer = await read_ready(ready)
+    if not answer.startswith(b"1"):
+        await child.wait()
+        reason = answer.decode(errors="replace").strip() or "its server has died"
+        raise HostError(f"cannot mount the root filesystem at {target} by FUSE: {reason}")
+    return child

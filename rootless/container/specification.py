@@ -1,0 +1,159 @@
+"""From a container's record to the config.json of this start: what depends on the mounted image is decided here.
+
+Users and groups are looked up in the image's own files, /etc/hosts and /etc/resolv.conf are written from the host's of
+this moment, volumes are made.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from msgspec import structs
+
+from ..errors import HostError, UsageError
+from ..oci import runtime as documents
+from ..oci.runtime import Mount, NamespaceType, Rlimit, Seccomp, Spec
+from ..runtime import capabilities, facts, seccomp
+from ..runtime import spec as runtime_spec
+from ..runtime.idmap import IdMaps
+from ..runtime.rootdir import RootDir
+from ..runtime.user import resolve_user
+from . import etcfiles
+from .containers import Container
+from .record import MountPoint, Record
+from .volumes import Volume, chown_tree
+
+_UNLIMITED = 2**64 - 1
+
+
+def write(container: Container, record: Record, ids: IdMaps, rootfs: str) -> Spec:
+    """Makes the configuration and writes it into the bundle. Raises UsageError, ContainerError, HostError."""
+    options = record.options
+    with RootDir.at(rootfs) as root:
+        found = resolve_user(root, record.user)
+        added = [resolve_user(root, f"0:{group}").user.gid for group in options.groups]
+    user = structs.replace(found.user, additional_gids=tuple(dict.fromkeys((*found.user.additional_gids, *added))))
+    environment = dict(entry.partition("=")[::2] for entry in record.environment)
+    environment.setdefault("HOME", found.home)
+    new = runtime_spec.NEW - ({NamespaceType.NETWORK} if record.network.mode == "host" else frozenset())
+    last = facts.read().last_capability
+    made = runtime_spec.default_spec(
+        args=record.command,
+        env=environment,
+        ids=ids,
+        rootfs=rootfs,
+        cwd=record.working_directory,
+        user=user,
+        hostname=record.hostname,
+        terminal=record.terminal,
+        readonly_rootfs=record.read_only,
+        mounts=(*_own_files(container, record), *_mounts(container, record, ids, user)),
+        cap_add=options.cap_add,
+        cap_drop=options.cap_drop,
+        privileged=options.privileged,
+        no_new_privileges=options.no_new_privileges,
+        seccomp=_filter(record, last),
+        rlimits=_limits(record),
+        new=new,
+        shm_size=record.shm_size,
+        mask=options.masks,
+        unmask=options.unmasks,
+        last_capability=last,
+    )
+    container.write_file("config.json", documents.encode(made))
+    return made
+
+
+def _filter(record: Record, last: int) -> Seccomp | None:
+    options = record.options
+    if options.seccomp_profile == "unconfined" or options.privileged:
+        return None
+    chosen = frozenset(capabilities.select(options.cap_add, options.cap_drop, last=last))
+    profile = None
+    if options.seccomp_profile:
+        try:
+            with open(options.seccomp_profile, "rb") as file:
+                profile = seccomp.parse_profile(file.read(4 << 20), options.seccomp_profile)
+        except OSError as error:
+            raise UsageError(f"cannot read the seccomp profile {options.seccomp_profile}: {error.strerror}") from None
+    return seccomp.default_for(chosen, profile)
+
+
+def _limits(record: Record) -> Sequence[Rlimit]:
+    return [
+        Rlimit(
+            type=limit.name,
+            soft=_UNLIMITED if limit.soft < 0 else limit.soft,
+            hard=_UNLIMITED if limit.hard < 0 else limit.hard,
+        )
+        for limit in record.options.limits
+    ]
+
+
+def _own_files(container: Container, record: Record) -> list[Mount]:
+    """/etc/hosts, /etc/hostname and /etc/resolv.conf, unless the user mounts something there."""
+    taken = {point.destination for point in record.mounts}
+    contents = {
+        "hosts": etcfiles.hosts(
+            etcfiles.read_host_file("/etc/hosts"), record.network, hostname=record.hostname, name=record.name
+        ),
+        "hostname": record.hostname + "\n",
+        "resolv.conf": etcfiles.resolv_conf(etcfiles.read_host_file("/etc/resolv.conf"), record.network),
+    }
+    mounts = []
+    for name, content in contents.items():
+        if f"/etc/{name}" not in taken and "/etc" not in taken:
+            source = container.write_file(name, content.encode())
+            mounts.append(_bind(source, f"/etc/{name}", ("rprivate", "nosuid", "nodev", "noexec")))
+    return mounts
+
+
+def _bind(source: str, destination: str, options: tuple[str, ...]) -> Mount:
+    return Mount(destination=destination, type="bind", source=source, options=("rbind", *options))
+
+
+def _mounts(container: Container, record: Record, ids: IdMaps, user: documents.User) -> list[Mount]:
+    mounts = []
+    for point in record.mounts:
+        options = tuple(
+            option for option in point.options if option not in ("nocopy", "anonymous", "U", "rw", "z", "Z")
+        )
+        if point.type == "tmpfs":
+            mounts.append(Mount(destination=point.destination, type="tmpfs", source="tmpfs", options=options))
+            continue
+        source = point.source
+        if point.type == "volume":
+            source = Volume(container.settings, point.name).path
+        elif not os.path.exists(source):
+            raise HostError(f"cannot mount {source}: no such file or directory", hint="create it first")
+        if "U" in point.options:
+            _give_away(source, ids, user)
+        if not {"rprivate", "private", "rshared", "shared", "rslave", "slave"} & set(options):
+            options = ("rprivate", *options)
+        mounts.append(_bind(source, point.destination, options))
+    return mounts
+
+
+def _give_away(source: str, ids: IdMaps, user: documents.User) -> None:
+    uid, gid = ids.uids.outside(user.uid), ids.gids.outside(user.gid)
+    if uid is None or gid is None:
+        raise UsageError(f"cannot give {source} to user {user.uid}:{user.gid}: the container has no such id")
+    try:
+        chown_tree(source, uid, gid)
+    except OSError as error:
+        raise HostError(f"cannot give {source} to user {user.uid}:{user.gid}: {error.strerror}") from error
+
+
+def ensure_volumes(container: Container, record: Record, rootfs: str) -> None:
+    """Makes the volumes that are not there yet, and fills new ones from the image."""
+    for point in record.mounts:
+        if point.type == "volume":
+            _ensure(container, point, rootfs)
+
+
+def _ensure(container: Container, point: MountPoint, rootfs: str) -> None:
+    volume = Volume(container.settings, point.name)
+    volume.ensure(anonymous="anonymous" in point.options)
+    if "nocopy" not in point.options:
+        volume.fill(rootfs, point.destination)

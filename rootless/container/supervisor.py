@@ -1,0 +1,197 @@
+"""The life of a container, in the process that looks after it.
+
+`supervise` is that life in one function: lock, root filesystem, namespaces, network, command, end. Everything runs in
+one nursery; cancelling it is the one way to stop, and whatever was made is unmade on the way out.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+import trio
+from msgspec import structs
+
+from .. import syscalls
+from ..errors import ContainerError, HostError, first_cause
+from ..runtime import process, terminal
+from ..runtime.idmap import IdMap, IdMaps
+from ..runtime.process import Init
+from . import ending, mounting, network, specification
+from .children import Child
+from .containers import Container
+from .lock import hold
+from .logs import LogWriter
+from .reception import Reception
+from .record import Record, State
+from .streams import Attachment, Streams
+from .sweep import boot_id, start_time
+from .timestamps import rfc3339
+
+DRAIN_SECONDS = 1.0
+
+
+@dataclass(slots=True)
+class Attendance:
+    """What the one who started the container wants to know, and what they can do while it runs."""
+
+    attachment: Attachment | None = None
+    on_started: Callable[[], None] = lambda: None
+    window: tuple[int, int] | None = None
+    """Rows and columns of their terminal."""
+    init: Init | None = field(default=None, init=False)
+
+    is_running: bool = field(default=False, init=False)
+
+    def signal(self, number: int) -> None:
+        if self.init is not None:
+            self.init.signal(number)
+
+    def resize(self, rows: int, columns: int) -> None:
+        self.window = rows, columns
+        if self.init is not None and self.init.master is not None:
+            terminal.resize(self.init.master, rows, columns)
+
+
+async def supervise(container: Container, attendance: Attendance) -> int:
+    """Runs a container from start to end and returns its exit code. Raises RcontainError when it cannot be started."""
+    with _Life(container, attendance) as life, ExitStack() as stack:
+        record, streams = life.record, life.streams
+        stack.callback(streams.close)
+        # Whatever is mounted from here on goes away with this process.
+        syscalls.unshare(syscalls.Clone.NEWNS)
+        reserved = network.reserve(record.network)
+        stack.callback(reserved.close)
+        stack.callback(life.reception.close)
+        async with trio.open_nursery() as nursery:
+            mounted = await mounting.mount(container, record)
+            if mounted.server is not None:
+                nursery.start_soon(life.guard_filesystem, mounted.server)
+            specification.ensure_volumes(container, record, mounted.path)
+            ids = IdMaps(IdMap.of(*record.uid_map), IdMap.of(*record.gid_map)).split_for(IdMaps.of_self())
+            with process.spawn(
+                specification.write(container, record, ids, mounted.path),
+                rootfs=mounted.path,
+                ids=ids,
+                stdio=streams.child or (None, None, None),
+                reaper=record.init,
+                make_cwd=True,
+            ) as init:
+                streams.given()
+                attendance.init = init
+                server = await network.attach(record.network, reserved, init.netns)
+                if server is not None:
+                    nursery.start_soon(life.guard_network, server)
+                await init.created()
+                if init.master is not None:
+                    streams.set_master(os.dup(init.master))
+                    if attendance.window is not None:
+                        attendance.resize(*attendance.window)
+                nursery.start_soon(streams.run)
+                await init.start()
+                life.begins(init, reserved)
+                nursery.start_soon(life.reception.serve)
+                if attendance.attachment is not None:
+                    nursery.start_soon(streams.carry_input, attendance.attachment)
+                life.code = await init.wait()
+                await streams.drained(DRAIN_SECONDS)
+                attendance.init = None
+            nursery.cancel_scope.cancel()
+    return life.result()
+
+
+class _Life:
+    """What `supervise` keeps about its container, and what it writes down at the beginning and the end."""
+
+    def __init__(self, container: Container, attendance: Attendance) -> None:
+        self.container = container
+        self.attendance = attendance
+        self.record: Record = container.record()
+        self.code: int | None = None
+        self._before = State(status="created")
+        self._state: State | None = None
+        self._trouble = ""
+        self._lock = -1
+
+    def __enter__(self) -> _Life:
+        self._lock = _claim(self.container)
+        self._before = self.container.raw_state() or self._before
+        self.streams = Streams(
+            terminal=self.record.terminal, open_stdin=self.record.open_stdin, log=LogWriter(self.container.log_path)
+        )
+        if self.attendance.attachment is not None:
+            self.streams.attach(self.attendance.attachment)
+        self.reception = Reception(self.container, self.streams, resize=self.attendance.resize)
+        return self
+
+    def begins(self, init: Init, reserved: network.Reserved) -> None:
+        """The command runs: says so in the state, and to whoever waits for that."""
+        self._state = State(
+            status="running",
+            pid=init.pid,
+            pid_start=start_time(init.pid),
+            boot_id=boot_id(),
+            supervisor=os.getpid(),
+            started_at=rfc3339(time.time_ns()),
+            published=reserved.published,
+        )
+        self.container.write_state(self._state)
+        self.reception.pidfd = init.pidfd
+        self.attendance.is_running = True
+        self.attendance.on_started()
+
+    async def guard_filesystem(self, server: Child) -> None:
+        """Without its root filesystem a container can do nothing any more: ends it, and says why."""
+        await server.wait()
+        self._trouble = "the process that served the container's root filesystem has died"
+        raise HostError(self._trouble, hint=f"see: rcontain logs {self.container.id[:12]}")
+
+    async def guard_network(self, server: Child) -> None:
+        """A container can do without its network: it goes on, and `inspect` says what happened."""
+        await server.wait()
+        self._trouble = "the process that served the container's network has died"
+        if self._state is not None:
+            self.container.write_state(structs.replace(self._state, error=self._trouble))
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Writes down how it ended, before the lock says that nobody looks after it any more."""
+        try:
+            if error is not None and not self._trouble:
+                self._trouble = str(first_cause(error))
+            if self._state is None:
+                self.container.write_state(structs.replace(self._before, error=self._trouble))
+            else:
+                self.container.write_state(
+                    structs.replace(
+                        self._state,
+                        status="exited",
+                        pid=0,
+                        exit_code=137 if self.code is None else self.code,
+                        finished_at=rfc3339(time.time_ns()),
+                        error=self._trouble,
+                    )
+                )
+            mounting.unmount(self.container)
+            if self.record.remove:
+                ending.forget(self.container, volumes=True)
+            else:
+                self.container.forget_live()
+            self.reception.finish(125 if self.code is None else self.code)
+        finally:
+            os.close(self._lock)
+
+    def result(self) -> int:
+        assert self.code is not None
+        return self.code
+
+
+def _claim(container: Container) -> int:
+    """Takes the lock of a container that nobody looks after, and makes its directory. Returns the descriptor."""
+    os.makedirs(container.live, mode=0o700, exist_ok=True)
+    held = hold(f"{container.live}/lock")
+    if held is None:
+        raise ContainerError(f"container {container.id[:12]} is running already")
+    return held
