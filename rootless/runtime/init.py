@@ -14,14 +14,13 @@ import resource
 import signal
 import socket
 import stat
-import subprocess
 from collections.abc import Callable
 from typing import Any, Final, NoReturn
 
 import msgspec
 
 from rootless import syscalls
-from rootless.runtime import messages, reaper, steps, terminal, tmpfs
+from rootless.runtime import hooks, messages, reaper, steps, terminal, tmpfs
 from rootless.runtime.messages import Fault, Order
 from rootless.runtime.rootdir import RootDir
 from rootless.runtime.steps import Plan, Step
@@ -365,24 +364,7 @@ def _terminal(context: _Context, step: steps.Terminal) -> None:
 
 
 def _run_hook(context: _Context, step: steps.RunHook) -> None:
-    hook = step.hook
-    environment = dict(entry.split("=", 1) for entry in hook.env if "=" in entry)
-    try:
-        done = subprocess.run(
-            hook.args or (hook.path,),
-            executable=hook.path,
-            env=environment,
-            input=context.state,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            timeout=hook.timeout,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise OSError(errno.ETIMEDOUT, f"it did not end within {hook.timeout} s") from error
-    if done.returncode:
-        text = done.stderr.decode(errors="replace").strip()[-500:]
-        raise OSError(errno.EIO, f"it ended with status {done.returncode}" + (f": {text}" if text else ""))
+    hooks.execute(step.hook, context.state)
 
 
 # --- the process

@@ -75,6 +75,10 @@ _SELINUX_AND_OWNER: Final = frozenset({"z", "Z", "U", "copy", "nocopy"})
 """Podman's volume options that the engine answers before a config.json is written."""
 
 
+OPTIONS: Final = (*_FLAGS, *_PROPAGATION, *_RECURSIVE, "bind", "rbind", "tmpcopyup")
+"""All names that stand for more than file system data."""
+
+
 class Options(msgspec.Struct, frozen=True):
     """The options of one mount."""
 
