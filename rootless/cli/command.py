@@ -1,4 +1,4 @@
-"""What our commands add to click's: examples in the help, verbs loaded when used and sorted by purpose, Podman's words."""
+"""What our commands add to click's: examples in the help, verbs loaded when used, and sorted by purpose."""
 
 from __future__ import annotations
 
@@ -18,9 +18,54 @@ class Command(click.Command):
         super().__init__(*args, **kwargs)
         self.examples = tuple(examples)
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, spell_out_booleans(self, args, interspersed=ctx.allow_interspersed_args))
+
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         super().format_help_text(ctx, formatter)
         write_examples(formatter, self.examples)
+
+
+_TRUE = ("1", "t", "T", "true", "TRUE", "True")
+_FALSE = ("0", "f", "F", "false", "FALSE", "False")
+
+
+def spell_out_booleans(command: click.Command, args: Sequence[str], *, interspersed: bool) -> list[str]:
+    """Go's `--rm=true` and `-d=false` as click has them: the flag, or nothing. Other words stay as they are.
+
+    Only words in the place of a flag are looked at: not values, and nothing after `--` or, unless flags may be
+    `interspersed`, after the first argument.
+    """
+    options = {name: param for param in command.params if isinstance(param, click.Option) for name in param.opts}
+    out: list[str] = []
+    rest = iter(args)
+    for word in rest:
+        if word == "--" or (not interspersed and not word.startswith("-")):
+            return [*out, word, *rest]
+        name, equals, value = word.partition("=")
+        option = options.get(name)
+        if option is not None and option.is_flag and equals and value in (*_TRUE, *_FALSE):
+            if value in _TRUE:
+                out.append(name)
+            continue
+        out.append(word)
+        if not equals and _takes_next_word(word, options):
+            out.extend([value for value in [next(rest, None)] if value is not None])
+    return out
+
+
+def _takes_next_word(word: str, options: Mapping[str, click.Option]) -> bool:
+    """Whether the value of the last flag in `word` (--name, or short ones in a cluster) is the word after it."""
+    if word.startswith("--") or len(word) < 2 or word[0] != "-":
+        option = options.get(word)
+        return option is not None and not option.is_flag and not option.count
+    for position, letter in enumerate(word[1:], 2):
+        option = options.get(f"-{letter}")
+        if option is None:
+            return False
+        if not option.is_flag and not option.count:
+            return position == len(word)
+    return False
 
 
 def write_examples(formatter: click.HelpFormatter, examples: Iterable[tuple[str, str]]) -> None:
@@ -36,7 +81,7 @@ def write_examples(formatter: click.HelpFormatter, examples: Iterable[tuple[str,
 
 @dataclass(frozen=True, slots=True)
 class Verb:
-    """Where a verb is: `module` below rootless.cli, the click command in it, and the heading it stands under in the help."""
+    """Where a verb is: `module` below rootless.cli, the click command in it, and its heading in the help."""
 
     module: str
     attribute: str
@@ -79,6 +124,12 @@ class LazyGroup(click.Group):
         verb = self.verbs.get(cmd_name)
         return verb.load() if verb else None
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args and not self.invoke_without_command and not ctx.resilient_parsing:
+            click.echo(ctx.get_help())
+            ctx.exit()
+        return super().parse_args(ctx, args)
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
@@ -102,7 +153,7 @@ class LazyGroup(click.Group):
             if verb.hidden:
                 continue
             command = verb.load()
-            short = command.get_short_help_str(limit=formatter.width - width - 6)
+            short = command.get_short_help_str(limit=formatter.width - width - 6).removesuffix(".")
             sections.setdefault(verb.section, []).append((f"{name:<{width}}", short))
         for section, rows in sections.items():
             with formatter.section(section):

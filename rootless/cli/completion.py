@@ -1,8 +1,8 @@
 """Completion for bash, zsh and fish: the scripts, the answers to them, and the names they offer.
 
 The shell's script runs `rcontain` with _RCONTAIN_COMPLETE=<shell>_complete and the words typed so far in COMP_WORDS and
-COMP_CWORD (click.shell_completion describes the protocol). The client hands its environment to the session, so the answer
-comes from there.
+COMP_CWORD (click.shell_completion describes the protocol). The client hands its environment to the session, so the
+answer comes from there.
 """
 
 from __future__ import annotations
@@ -12,18 +12,27 @@ from collections.abc import Iterable
 from typing import Any
 
 import click
-from click.shell_completion import BashComplete, CompletionItem, FishComplete, ShellComplete, ZshComplete, split_arg_string
+from click.shell_completion import (
+    BashComplete,
+    CompletionItem,
+    FishComplete,
+    ShellComplete,
+    ZshComplete,
+    split_arg_string,
+)
 
 from ..container.containers import Containers
 from ..errors import RcontainError
+from ..image.store import Store
+from ..oci.reference import Reference
 from ..settings import Settings
 from .command import Command
 from .session import Session
 
 VARIABLE = "_RCONTAIN_COMPLETE"
 
-# bash splits words at the colons of COMP_WORDBREAKS, which image names are full of; so the script sends the line as typed
-# up to the cursor, and the answer leaves out what bash will keep anyway.
+# bash splits words at the colons of COMP_WORDBREAKS, which image names are full of; so the script sends the line as it
+# is up to the cursor, and the answer leaves out what bash will keep anyway.
 _BASH = """\
 %(complete_func)s() {
     local IFS=$'\\n' line response type value
@@ -152,13 +161,11 @@ def running_container_names(ctx: click.Context, param: click.Parameter, incomple
 
 def image_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """`shell_complete` of arguments that name images: full names, short ones of docker.io, and ids once begun."""
-    from ..image.store import Store
-
     found: dict[str, str] = {}
     for image in Store(_settings(ctx).data).images():
-        for reference in image.references:
-            found[str(reference)] = image.id[:12]
-            found.setdefault(reference.familiar, image.id[:12])
+        for name in image.names:
+            found[name] = image.short_id
+            found.setdefault(Reference.parse(name).familiar, image.short_id)
         if incomplete:
             found.setdefault(image.id[:12], "")
     return _matching(found.items(), incomplete)

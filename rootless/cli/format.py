@@ -1,6 +1,6 @@
 """What `--format` means: json, `table …`, or a Go template; and how tables are laid out. Pure.
 
-    render(format_, values, default="table {{.ID}}\\t{{.Names}}", titles={"ID": "CONTAINER ID"})
+render(format_, values, default="table {{.ID}}\\t{{.Names}}", titles={"ID": "CONTAINER ID"})
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ def render(
 ) -> str:
     """The whole output, newline at the end included.
 
-    `format_` is what the user gave, None for `default`, which is a `table …` format. `titles` gives the headings that are not
-    just the field's name. `single` is for commands that show one document: JSON is then no list. Raises FormatError.
+    `format_` is what the user gave, None for `default`, which is a `table …` format. `titles` gives the headings that
+    are not just the field's name. `single` is for commands that show one document: JSON is then no list. Raises
+    FormatError.
     """
     text = default if format_ is None else format_
     if text.strip() == "json":
@@ -65,7 +66,7 @@ def _table(template: Template, values: Sequence[object], titles: Mapping[str, st
 
 
 def layout(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of cells as aligned lines. Characters that would move the cursor or change the terminal are shown as escapes."""
+    """Rows of cells as aligned lines. Characters that would change the terminal are shown as escapes."""
     clean = [[_printable(cell) for cell in row] for row in rows]
     widths: list[int] = []
     for row in clean:

@@ -1,6 +1,7 @@
 """The functions of --format templates, and how Go prints values: pure.
 
-Source: https://pkg.go.dev/text/template#hdr-Functions, https://pkg.go.dev/fmt, github.com/docker/cli templates/templates.go.
+Source: https://pkg.go.dev/text/template#hdr-Functions, https://pkg.go.dev/fmt, and templates/templates.go of
+github.com/docker/cli.
 A wrong use raises FunctionError.
 """
 
@@ -207,7 +208,7 @@ def _same(left: object, right: object) -> bool:
 def _eq(first: object, *others: object) -> bool:
     if not others:
         raise FunctionError("there is nothing to compare with")
-    return any([_same(first, other) for other in others])
+    return any(_same(first, other) for other in others)
 
 
 def _ne(left: object, right: object) -> bool:

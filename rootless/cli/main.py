@@ -1,7 +1,7 @@
 """`rcontain`: global flags, the table of verbs, and how a command ends.
 
-A verb is a click command in a module of its own, imported when it is used; the engine calls `preload` once, so that in its
-sessions no verb has to be imported. A command returns None or its exit code, and raises RcontainError to fail.
+A verb is a click command in a module of its own, imported when it is used; the engine calls `preload` once, so that in
+its sessions no verb has to be imported. A command returns None or its exit code, and raises RcontainError to fail.
 """
 
 from __future__ import annotations
@@ -98,9 +98,7 @@ LOG_LEVELS = {
 @click.option("--no-engine", is_flag=True, help="Do all the work in one process and leave nothing running behind.")
 @click.version_option(__version__, "-v", "--version", message="rcontain version %(version)s", help="Print the version.")
 @click.pass_context
-def cli(
-    ctx: click.Context, root: str | None, storage_driver: str | None, log_level: str, no_engine: bool
-) -> None:
+def cli(ctx: click.Context, root: str | None, storage_driver: str | None, log_level: str, no_engine: bool) -> None:
     """Run containers as an ordinary user: no root, no daemon, nothing to configure.
 
     Commands and flags are Podman's, and so mostly Docker's.
@@ -146,13 +144,15 @@ def run(argv: list[str], session: Session) -> int:
 
 def preload() -> None:
     """Imports every verb. The engine calls this before it forks its first session."""
-    load_all(cli)  # type: ignore[arg-type]
+    load_all(cli)
 
 
 def _wants_debug(argv: list[str]) -> bool:
     """Whether --log-level debug is among the global flags, also when the error is in the flags after it."""
     for index, word in enumerate(argv):
-        if not word.startswith("-") and (index == 0 or argv[index - 1] not in ("--log-level", "--root", "--storage-driver")):
+        if not word.startswith("-") and (
+            index == 0 or argv[index - 1] not in ("--log-level", "--root", "--storage-driver")
+        ):
             return False
         if word in ("--log-level=debug", "--log-level=trace"):
             return True
