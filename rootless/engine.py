@@ -20,12 +20,14 @@ import signal
 import socket
 import struct
 import sys
+import time
 from typing import NoReturn
 
 from . import client, request, syscalls
 from .container import lock
 
 IDLE_SECONDS = 600
+STARTING_SECONDS = 60
 TITLE = b"rc-engine"
 
 
@@ -103,6 +105,7 @@ def _listen(first: socket.socket) -> socket.socket:
 def _dismiss_older(directory: str, base: str) -> None:
     """Tells the engines of the same context and another version of the code to leave: an upgrade has taken place."""
     context = base.rpartition("-")[0]
+    _clear_up(directory)
     for entry in os.listdir(directory):
         path = f"{directory}/{entry}"
         if not entry.endswith(".sock") or path == f"{base}.sock" or path.rpartition("-")[0] != context:
@@ -118,6 +121,20 @@ def _dismiss_older(directory: str, base: str) -> None:
                 os.unlink(leftover)
             except FileNotFoundError:
                 pass
+
+
+def _clear_up(directory: str) -> None:
+    """Removes what killed engines left: files whose lock nobody has held for a while."""
+    for entry in os.listdir(directory):
+        path = f"{directory}/{entry}"
+        try:
+            if not entry.startswith("engine-") or not entry.endswith(".lock") or lock.is_held(path):
+                continue
+            if time.time() - os.stat(path).st_mtime > STARTING_SECONDS:
+                os.unlink(path)
+                os.unlink(f"{path.removesuffix('.lock')}.sock")
+        except FileNotFoundError:
+            continue
 
 
 def _name_process() -> None:

@@ -17,6 +17,7 @@ from .options import parse_signal
 from .session import pass_session
 
 _ALL = click.option("-a", "--all", "all_", is_flag=True, help="All containers.")
+_ALL_WITHOUT_LETTER = click.option("--all", "all_", is_flag=True, help="All containers.")
 _TIME = click.option(
     "-t", "--time", "seconds", type=click.IntRange(min=-1), metavar="SECONDS", help="Kill after so long."
 )
@@ -47,7 +48,7 @@ def _report(errors: Iterable[RcontainError]) -> int:
 @click.command(cls=Command, examples=[("rcontain start web", "Start it again, in the background")])
 @click.option("-a", "--attach", is_flag=True, help="Stay with it: see what it prints, leave with its exit code.")
 @click.option("-i", "--interactive", is_flag=True, help="Pass on your input; implies --attach.")
-@_ALL
+@_ALL_WITHOUT_LETTER
 @_NAMES
 @pass_session
 def start(session: Caller, attach: bool, interactive: bool, all_: bool, names: tuple[str, ...]) -> int:

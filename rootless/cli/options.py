@@ -14,6 +14,7 @@ import click
 from ..container.containers import check_name
 from ..container.options import CreateOptions, Limit, MountRequest, Published
 from ..errors import UsageError
+from ..settings import STORAGE_DRIVERS
 from .mounts import parse_mount, parse_tmpfs, parse_volume
 from .ports import parse_published
 from .session import Session
@@ -93,6 +94,9 @@ _FLAGS = (
     _many("--ulimit", metavar="NAME=SOFT[:HARD]", help="Limit a resource, as getrlimit(2) names it."),
     click.option("--shm-size", metavar="SIZE", default="65536000", help="Size of /dev/shm, such as 64m."),
     click.option("-q", "--quiet", is_flag=True, help="Say nothing about the pull."),
+    click.option(
+        "--storage-driver", metavar="DRIVER", type=click.Choice(STORAGE_DRIVERS), help="auto, overlay or fuse, for this one."
+    ),
     click.option("--cidfile", metavar="FILE", help="Write the container's id to FILE."),
 )
 
@@ -141,7 +145,7 @@ def creation_options(session: Session, image: str, command: tuple[str, ...], fla
         limits=tuple(_limit(text) for text in flags["ulimit"]),
         shm_size=parse_size(flags["shm_size"], "--shm-size"),
         quiet=flags["quiet"],
-        storage_driver=session.settings.storage_driver,
+        storage_driver=flags["storage_driver"] or session.settings.storage_driver,
         create_command=("rcontain", *getattr(session, "argv", ())),
         **security,
     )

@@ -23,21 +23,19 @@ async def stop(container: Container, *, number: int, seconds: float | None) -> N
     try:
         with control.connect(container) as connection:
             control.send(connection, Message(op="stopping"))
-        await _end(container, pidfd, number, seconds)
-    except NotAlive:
+            control.receive(connection)
+            control.send(connection, Message(op="wait"))
+            connection.setblocking(False)
+            _send_signal(pidfd, number)
+            with trio.move_on_after(float("inf") if seconds is None else seconds) as patience:
+                await trio.lowlevel.wait_readable(pidfd)
+            if patience.cancelled_caught:
+                _send_signal(pidfd, signal.SIGKILL)
+            await control.exit_code(connection)
+    except (NotAlive, BrokenPipeError, ConnectionResetError):
         return  # it ended by itself in the meantime
     finally:
         os.close(pidfd)
-
-
-async def _end(container: Container, pidfd: int, number: int, seconds: float | None) -> None:
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(control.wait, container)
-        _send_signal(pidfd, number)
-        with trio.move_on_after(float("inf") if seconds is None else seconds):
-            await trio.lowlevel.wait_readable(pidfd)
-            return
-        _send_signal(pidfd, signal.SIGKILL)
 
 
 async def kill(container: Container, number: int) -> None:

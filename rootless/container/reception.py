@@ -46,7 +46,7 @@ class Reception:
             async with trio.open_nursery() as nursery:
                 while True:
                     await trio.lowlevel.wait_readable(connection)
-                    message, received = control.receive(connection)
+                    message, received = _next(connection)
                     if message is None:
                         break
                     if message.op == "attach" and len(received) == 3 and attachment is None:
@@ -58,8 +58,6 @@ class Reception:
                             os.close(fd)
                         self._answer(connection, message)
                 nursery.cancel_scope.cancel()
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # it asked and left before the answer
         finally:
             if attachment is not None:
                 self._streams.detach(attachment)
@@ -79,6 +77,12 @@ class Reception:
         return attachment
 
     def _answer(self, connection: socket.socket, message: Message) -> None:
+        try:
+            self._do(connection, message)
+        except (BrokenPipeError, ConnectionResetError):
+            return  # it asked and left before the answer
+
+    def _do(self, connection: socket.socket, message: Message) -> None:
         if message.op == "join" and self.pidfd is not None:
             spaces = [os.open(f"/proc/self/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC) for kind in ("user", "mnt")]
             try:
@@ -112,3 +116,10 @@ class Reception:
     def close(self) -> None:
         """Takes no more questions."""
         self._listener.close()
+
+
+def _next(connection: socket.socket) -> tuple[Message | None, list[int]]:
+    try:
+        return control.receive(connection)
+    except ConnectionResetError:
+        return None, []  # it left without reading our answer

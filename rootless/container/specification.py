@@ -31,7 +31,7 @@ def write(container: Container, record: Record, ids: IdMaps, rootfs: str) -> Spe
     """Makes the configuration and writes it into the bundle. Raises UsageError, ContainerError, HostError."""
     options = record.options
     with RootDir.at(rootfs) as root:
-        found = resolve_user(root, record.user)
+        found = resolve_user(root, record.user or _own_id(record))
         added = [resolve_user(root, f"0:{group}").user.gid for group in options.groups]
     user = structs.replace(found.user, additional_gids=tuple(dict.fromkeys((*found.user.additional_gids, *added))))
     environment = dict(entry.partition("=")[::2] for entry in record.environment)
@@ -63,6 +63,15 @@ def write(container: Container, record: Record, ids: IdMaps, rootfs: str) -> Spe
     )
     container.write_file("config.json", documents.encode(made))
     return made
+
+
+def _own_id(record: Record) -> str:
+    """With keep-id a container runs as its user unless told otherwise, as Podman's do."""
+    if not record.user_namespace.startswith("keep-id"):
+        return ""
+    uid = next((line[0] for line in record.uid_map if line[1] == 0), 0)
+    gid = next((line[0] for line in record.gid_map if line[1] == 0), 0)
+    return f"{uid}:{gid}"
 
 
 def _filter(record: Record, last: int) -> Seccomp | None:
