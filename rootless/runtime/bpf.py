@@ -18,6 +18,9 @@ from rootless.oci.runtime import Seccomp, SeccompArg, SeccompRule
 from rootless.runtime.steps import Program
 from rootless.syscalls import SeccompFlag
 
+_BINARY_TREE: Final = 2
+"""SCMP_FLTATR_CTL_OPTIMIZE, seccomp_attr_set(3): fewer comparisons for each system call, and a faster load."""
+
 _FLAGS: Final = {
     "SECCOMP_FILTER_FLAG_TSYNC": SeccompFlag.TSYNC,
     "SECCOMP_FILTER_FLAG_LOG": SeccompFlag.LOG,
@@ -71,6 +74,7 @@ def compile_profile(profile: Seccomp) -> Program:
     default = _action(profile.default_action, profile.default_errno_ret, profile.default_errno)
     try:
         program = pyseccomp.SyscallFilter(default)
+        program.set_attr(pyseccomp.Attr.CTL_OPTIMIZE, _BINARY_TREE)
         for name in profile.architectures:
             arch = getattr(pyseccomp.Arch, name.removeprefix("SCMP_ARCH_"), None)
             if arch is not None and not program.exist_arch(arch):

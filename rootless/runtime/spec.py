@@ -52,6 +52,9 @@ READONLY: Final = ("/proc/asound", "/proc/bus", "/proc/fs", "/proc/irq", "/proc/
 ROOT_USER: Final = User()
 NO_HOOKS: Final = Hooks()
 
+INIT: Final = "/run/.rcontain-init"
+"""Where the host's init program is in a container that was asked for one."""
+
 NEW: Final = frozenset(
     {
         NamespaceType.PID,
@@ -157,15 +160,20 @@ def default_spec(
     oom_score_adj: int | None = None,
     annotations: Mapping[str, str] | None = None,
     hooks: Hooks = NO_HOOKS,
+    init: str | None = None,
     last_capability: int = len(capabilities.NAMES) - 1,
 ) -> Spec:
     """The specification of a container.
 
     `ids` are its id maps in E ids, None where it shares the caller's user namespace. `seccomp` is a resolved profile
-    (seccomp.default_for), None for no filter. `new` and `joined` say which namespaces it has. `env` is complete but
+    (seccomp.default_for), None for no filter. `init` is a static init program of the host (facts.find_init) to run the
+    command under. `new` and `joined` say which namespaces it has. `env` is complete but
     for PATH, HOSTNAME and `container`, which are added where missing. `unmask` takes paths, or "ALL".
     Raises UsageError.
     """
+    if init is not None:
+        args = (INIT, "--", *args)
+        mounts = (*mounts, Mount(destination=INIT, type="bind", source=init, options=("bind", "ro", "nosuid", "nodev")))
     # Who joins a container's user namespace joins its other namespaces with power over them.
     shares_user = NamespaceType.USER in (joined or {})
     owned = new | frozenset(joined or ()) if shares_user else new
