@@ -232,11 +232,11 @@ def refuse(connection: socket.socket, error: Exception) -> NoReturn:
 
 def preload() -> None:
     """Imports what sessions need, so that none of them has to."""
-    import trio  # noqa: F401
-
     from .cli import main as command_line
+    from .container import warm
 
     command_line.preload()
+    warm.up()
 
 
 def _finish_with_error(connection: socket.socket, message: str, code: int) -> NoReturn:
