@@ -35,6 +35,17 @@ class Blobs:
         """Whether the blob is there at its full size; its content was verified when it was written."""
         return self.size(digest) == size
 
+    def all(self) -> list[Digest]:
+        """Every blob there is; files that are none are left out."""
+        found = []
+        for algorithm in os.listdir(self._path):
+            for name in os.listdir(os.path.join(self._path, algorithm)):
+                try:
+                    found.append(Digest.parse(f"{algorithm}:{name}"))
+                except ImageError:
+                    continue
+        return found
+
     def read(self, digest: Digest, limit: int) -> bytes:
         """A small blob, verified. Raises ImageError if it is missing, larger than `limit` bytes, or damaged."""
         path = self.path(digest)

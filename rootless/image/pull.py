@@ -16,7 +16,7 @@ from enum import StrEnum
 
 import trio
 
-from rootless.errors import ImageError
+from rootless.errors import HostError, ImageError, RegistryError
 from rootless.image.auth import Credentials
 from rootless.image.derive import LayerMaker
 from rootless.image.model import Derive, Image, Layer
@@ -25,7 +25,6 @@ from rootless.image.registry import Registry
 from rootless.image.store import ImageNotFound, Store, pair_layers
 from rootless.oci.documents import (
     CONFIG_MAX,
-    Descriptor,
     Document,
     ImageConfig,
     Index,
@@ -131,23 +130,43 @@ async def pull(
     """
     report = progress if progress is not None else Quiet()
     report.message(f"Pulling {reference}")
-    async with Registry(
-        reference, tls_verify=tls_verify, credentials=credentials, environ=os.environ if environ is None else environ
-    ) as registry:
-        top = await registry.manifest(reference.version)
-        document, manifest = await _select(registry, reference, top, platform)
-        config_raw = await _config(store, registry, reference, manifest)
-        config = parse_config(config_raw)
-        _check_platform(reference, config, platform, report)
-        layers = pair_layers(manifest, config)
-        for layer in layers:
-            layer_compression(layer.media_type)
-        for _ in range(_REPEATS):
-            store.blobs.put(config_raw, manifest.config.digest)
-            await _fetch_layers(store, registry, manifest, layers, report, derive, squash)
-            image = store.add(document, reference=reference, source=top.digest)
-            if image is not None:
-                return image
+    try:
+        with store.pulling():
+            async with Registry(
+                reference,
+                tls_verify=tls_verify,
+                credentials=credentials,
+                environ=os.environ if environ is None else environ,
+            ) as registry:
+                return await _pull(store, registry, reference, platform, report, derive, squash)
+    except HostError:
+        store.collect()  # most likely the disk is full
+        raise
+
+
+async def _pull(
+    store: Store,
+    registry: Registry,
+    reference: Reference,
+    platform: Platform | None,
+    report: PullProgress,
+    derive: Derive,
+    squash: bool,
+) -> Image:
+    top = await registry.manifest(reference.version)
+    document, manifest = await _select(registry, reference, top, platform)
+    config_raw = await _config(store, registry, reference, manifest)
+    config = parse_config(config_raw)
+    _check_platform(reference, config, platform, report)
+    layers = pair_layers(manifest, config)
+    for layer in layers:
+        layer_compression(layer.media_type)
+    for _ in range(_REPEATS):
+        store.blobs.put(config_raw, manifest.config.digest)
+        await _fetch_layers(store, registry, manifest, layers, report, derive, squash)
+        image = store.add(document, reference=reference, source=top.digest)
+        if image is not None:
+            return image
     raise ImageError(
         f"parts of {reference} disappear from the store while they are pulled", hint="is it being removed?"
     )
@@ -165,7 +184,7 @@ async def _select(
     position = choose(wanted, offers)
     if position is None:
         raise ImageError(f"{reference} is not available for {wanted}", hint=f"the platforms it has: {listing(offers)}")
-    entry = _Chosen(parsed).descriptor(position)
+    entry = parsed.manifests[position]
     document = await registry.manifest(str(entry.digest))
     if len(document.raw) != entry.size:
         raise ImageError(f"the manifest {entry.digest} has {len(document.raw)} bytes; the index promises {entry.size}")
@@ -173,14 +192,6 @@ async def _select(
     if isinstance(manifest, Index):
         raise ImageError(f"the index of {reference} lists another index where an image should be")
     return Document(entry.media_type, document.raw), manifest
-
-
-class _Chosen:
-    def __init__(self, index: Index) -> None:
-        self._index = index
-
-    def descriptor(self, position: int) -> Descriptor:
-        return self._index.manifests[position]
 
 
 async def _config(store: Store, registry: Registry, reference: Reference, manifest: Manifest) -> bytes:
@@ -243,8 +254,6 @@ async def _is_outdated(
     credentials: Credentials | None,
     environ: Mapping[str, str] | None,
 ) -> bool:
-    from rootless.errors import RegistryError
-
     try:
         async with Registry(
             reference,

@@ -26,7 +26,6 @@ _DOCKER_HUB = "registry-1.docker.io"
 _HEAD_START = 0.3
 _PROBE = httpx.Timeout(15.0, connect=10.0)
 _ERROR_BODY_MAX = 64 << 10
-_CHUNK = 256 << 10
 
 
 class _RegistryFault(msgspec.Struct, frozen=True):
@@ -142,7 +141,7 @@ class Registry:
                     if response.status_code not in (200, 206):
                         raise await self._refusal(response, f"blob {descriptor.digest}")
                     skip = received if response.status_code == 200 else 0
-                    async for chunk in response.aiter_raw(_CHUNK):
+                    async for chunk in response.aiter_raw():
                         if skip:
                             dropped = min(skip, len(chunk))
                             skip -= dropped

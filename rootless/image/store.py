@@ -93,6 +93,25 @@ class Store:
                     self._replace(self._index_path, Catalog().to_bytes())
         sweep(self.tmp)
 
+    def pulling(self) -> FileLock:
+        """A shared lock to hold during a pull: blobs that no image needs yet are not collected meanwhile."""
+        return FileLock(os.path.join(self.tmp, "pull.lock"), shared=True)
+
+    def collect(self) -> int:
+        """Remove blobs and derived layers that no image needs: what failed pulls left. Returns the bytes freed.
+
+        Does nothing while an image is being pulled.
+        """
+        alone = FileLock(os.path.join(self.tmp, "pull.lock"))
+        if not alone.acquire(wait=False):
+            return 0
+        try:
+            with self._lock():
+                return self._collect(self._catalog())
+        finally:
+            alone.unlink()
+            alone.release()
+
     def workspace(self) -> Workspace:
         """A temporary directory on the store's file system."""
         return Workspace(self.tmp)
@@ -217,6 +236,12 @@ class Store:
         `in_use` says which container uses an image, if one does. An ID whose image has several names needs `force`.
         Works on a full disk. Raises ImageNotFound, UsageError.
         """
+        removed = self._remove(text, in_use, force)
+        if not removed.deleted:
+            return removed
+        return replace(removed, freed=removed.freed + self.collect())
+
+    def _remove(self, text: str, in_use: Callable[[Image], str | None] | None, force: bool) -> Removed:
         with self._lock():
             catalog = self._catalog()
             image, name = self._find(text, catalog)
@@ -268,6 +293,11 @@ class Store:
                 gone = path
             remove_tree(gone)
         return freed
+
+    def _collect(self, catalog: Catalog) -> int:
+        blobs, layers = self._needs(catalog.digests, catalog)
+        present = {digest for digest in self.blobs.all() if digest not in blobs}
+        return self._discard(present, set(os.listdir(os.path.join(self.path, "layers"))) - layers)
 
     def _needs(self, manifests: Iterable[Digest], catalog: Catalog) -> tuple[set[Digest], set[str]]:
         """The blobs and derived layers that these manifests hold on to, as far as their documents can be read."""

@@ -120,9 +120,11 @@ async def layer_worker(
     os.close(feed_read)
     os.close(answer_write)
     pidfd = os.pidfd_open(pid)
+    complete = False
     try:
         async with trio.lowlevel.FdStream(feed_write) as feed, trio.lowlevel.FdStream(answer_read) as answers:
             yield LayerWorker(feed, answers)
+        complete = True
     finally:
         try:
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
@@ -132,7 +134,8 @@ async def layer_worker(
             await trio.lowlevel.wait_readable(pidfd)
         os.waitpid(pid, 0)  # noqa: ASYNC222  the pidfd says that it has ended
         os.close(pidfd)
-        sweep(store.tmp)
+        if not complete:
+            sweep(store.tmp, wait=True)
 
 
 def _child(work: Callable[[], None], *, keep: tuple[int, ...], parent: int, answers: int) -> NoReturn:

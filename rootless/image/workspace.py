@@ -45,32 +45,37 @@ class Workspace:
         return os.path.join(self.path, name)
 
 
-def sweep(tmp: str) -> int:
-    """Remove workspaces whose owner is gone; returns how many. Never waits for one that is in use."""
+def sweep(tmp: str, *, wait: bool = False) -> int:
+    """Remove workspaces and lock files whose owner is gone; returns how many. Never waits for one that is in use.
+
+    With `wait` it does so even while another command sweeps.
+    """
     try:
-        names = [name for name in os.listdir(tmp) if name != _LOCK and not name.endswith(".lock")]
+        names = [name for name in os.listdir(tmp) if name != _LOCK]
     except FileNotFoundError:
         return 0
     if not names:
         return 0
     swept = 0
     guard = FileLock(os.path.join(tmp, _LOCK))
-    if not guard.acquire(wait=False):
+    if not guard.acquire(wait=wait):
         return 0
     try:
         for name in names:
             path = os.path.join(tmp, name)
-            lock = FileLock(os.path.join(path, _LOCK))
-            try:
-                taken = lock.acquire(wait=False)
-            except HostError:
-                if os.path.isdir(path):
-                    raise
+            is_file = name.endswith(".lock")
+            if not os.path.lexists(path):
                 continue  # its owner has just removed it
-            if taken:
-                remove_tree(path)
-                swept += 1
-            lock.release()
+            lock = FileLock(path if is_file else os.path.join(path, _LOCK))
+            try:
+                if lock.acquire(wait=False):
+                    remove_tree(path)
+                    swept += 1
+            except HostError:
+                if os.path.lexists(path):
+                    raise
+            finally:
+                lock.release()
     finally:
         guard.release()
     return swept

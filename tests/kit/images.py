@@ -20,7 +20,12 @@ from typing import Any
 import zstandard
 
 BUSYBOX = "/bin/busybox"
-APPLETS = ["sh", "ls", "cat", "echo", "id", "true", "false", "sleep", "env", "ps", "stat", "mkdir", "rm", "mv", "ln", "cp", "touch", "chmod", "chown", "wc", "head", "tail", "grep", "sed", "test", "kill", "pwd", "hostname", "mount", "umount", "nc", "wget", "ping", "ip", "nslookup", "dd", "df", "date", "uname", "find", "tar", "sort", "seq", "printf", "readlink", "sync", "tty", "vi", "awk", "httpd", "md5sum", "sha256sum", "tee", "tr", "xargs", "yes", "whoami", "cut", "ifconfig", "route", "netstat", "stty", "reset", "traceroute", "udhcpc", "watch", "which"]
+_APPLETS = """
+sh ls cat echo id true false sleep env ps stat mkdir rm mv ln cp touch chmod chown wc head tail grep sed test kill pwd
+hostname mount umount nc wget ping ip nslookup dd df date uname find tar sort seq printf readlink sync tty vi awk
+httpd md5sum sha256sum tee tr xargs yes whoami cut ifconfig route netstat stty reset traceroute udhcpc watch which
+"""
+APPLETS = tuple(_APPLETS.split())
 OCI = "application/vnd.oci.image"
 DOCKER = "application/vnd.docker"
 
@@ -243,11 +248,22 @@ def demo_layout(path: str, name: str = "demo") -> Layout:
 
 
 def push(
-    layout: str, name: str, registry: str, reference: str, *, credentials: str | None = None, all: bool = False
+    layout: str,
+    name: str,
+    registry: str,
+    reference: str,
+    *,
+    credentials: str | None = None,
+    every: bool = False,
+    docker: bool = False,
 ) -> None:
-    """Copy an image from a layout to a registry with skopeo, byte for byte. `all` takes every platform of an index."""
-    command = ["skopeo", "copy", "--quiet", "--preserve-digests", "--dest-tls-verify=false"]
-    if all:
+    """Copy an image from a layout to a registry with skopeo, byte for byte.
+
+    `every` takes all platforms of an index; `docker` makes it a Docker schema 2 image on the way.
+    """
+    command = ["skopeo", "copy", "--quiet", "--dest-tls-verify=false"]
+    command += ["--format", "v2s2"] if docker else ["--preserve-digests"]
+    if every:
         command.append("--all")
     if credentials:
         command += ["--dest-creds", credentials]
