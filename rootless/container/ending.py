@@ -48,9 +48,16 @@ async def kill(container: Container, number: int) -> None:
             "container state improper"
         ) from None
     try:
-        _send_signal(pidfd, number)
-        if number == signal.SIGKILL:
-            await trio.lowlevel.wait_readable(pidfd)
+        if number != signal.SIGKILL:
+            _send_signal(pidfd, number)
+            return
+        with control.connect(container) as connection:
+            control.send(connection, Message(op="wait"))
+            connection.setblocking(False)
+            _send_signal(pidfd, number)
+            await control.exit_code(connection)
+    except (NotAlive, BrokenPipeError, ConnectionResetError):
+        return  # it has ended and is cleaned up
     finally:
         os.close(pidfd)
 

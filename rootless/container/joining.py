@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import termios
-import tty
 from dataclasses import dataclass
 
 import trio
@@ -23,6 +21,7 @@ from . import control
 from .caller import Caller
 from .containers import Container
 from .control import NotAlive
+from .rawterminal import RawTerminal
 from .record import Record
 from .streams import Attachment, Streams
 
@@ -111,6 +110,7 @@ async def _converse(
 ) -> int:
     streams = Streams(terminal=wanted.terminal, open_stdin=wanted.interactive, log=None)
     attachment = None
+    raw = RawTerminal(0)
     if not detach:
         attachment = Attachment(
             (0, 1, 2), reads=wanted.interactive, terminal=wanted.terminal, on_detach=lambda: session.detach(0)
@@ -132,9 +132,9 @@ async def _converse(
                 if init.master is not None:
                     streams.set_master(os.dup(init.master))
                     if session.is_terminal(0):
-                        _mirror_terminal(session, init.master, raw=wanted.interactive)
+                        _mirror_terminal(session, init.master, raw if wanted.interactive else None)
                 session.on_signal = lambda number: _pass_on(init, attachment, number)
-                session.on_hangup = lambda: init.signal(signal.SIGHUP)
+                session.on_hangup = lambda: _hang_up(init, raw)
                 nursery.start_soon(streams.run)
                 await init.start()
                 if detach:
@@ -150,12 +150,17 @@ async def _converse(
         streams.close()
 
 
-def _mirror_terminal(session: Caller, master: int, *, raw: bool) -> None:
+def _mirror_terminal(session: Caller, master: int, raw: RawTerminal | None) -> None:
     terminal.resize(master, *session.window_size(0))
     session.on_window = lambda: terminal.resize(master, *session.window_size(0))
-    if raw:
+    if raw is not None:
         session.use_terminal()
-        tty.setraw(0, termios.TCSADRAIN)
+        raw.enter()
+
+
+def _hang_up(init: process.Init, raw: RawTerminal) -> None:
+    raw.leave()
+    init.signal(signal.SIGHUP)
 
 
 def _pass_on(init: process.Init, attachment: Attachment | None, number: int) -> None:

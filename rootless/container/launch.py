@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import termios
-import tty
 from typing import NoReturn
 
 import trio
@@ -15,6 +13,7 @@ from ..errors import ContainerError, HostError, RcontainError
 from .caller import Caller
 from .containers import Container
 from .streams import Attachment
+from .rawterminal import RawTerminal
 from .supervisor import Attendance, supervise
 
 
@@ -28,21 +27,24 @@ def in_foreground(session: Caller, container: Container, *, interactive: bool) -
         attendance.window = session.window_size(0)
         session.on_window = lambda: attendance.resize(*session.window_size(0))
 
+    raw = RawTerminal(0)
+
     async def run() -> int:
         with trio.CancelScope() as scope:
             session.on_signal = lambda number: _pass_on(attendance, attachment, scope, number)
-            session.on_hangup = lambda: _go_on_alone(session, attachment)
+            session.on_hangup = lambda: _go_on_alone(session, attachment, raw)
             if with_terminal and interactive:
                 session.use_terminal()
-                tty.setraw(0, termios.TCSADRAIN)
+                raw.enter()
             return await supervise(container, attendance)
         raise Cancelled(container)
 
     return session.run(run)
 
 
-def _go_on_alone(session: Caller, attachment: Attachment) -> None:
+def _go_on_alone(session: Caller, attachment: Attachment, raw: RawTerminal) -> None:
     """The client was killed: its container goes on, as Podman's do."""
+    raw.leave()
     attachment.reading.cancel()
     session.forget_client()
 
