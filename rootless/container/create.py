@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from ..errors import ContainerError, HostError, UsageError
 from ..image.derive import ensure
-from ..image.worker import lacking
+from ..image.layer import lacking
 from ..image.model import Derive, Image
 from ..image.progress import progress_for
 from ..image.pull import PullPolicy, obtain

@@ -185,7 +185,6 @@ class LogReader:
             os.close(previous)  # the file was rotated between the two calls
             previous = None
         self._files = [fd for fd in (previous, current) if fd is not None]
-        self._older = bool(self._files) and current is None
         if tail is not None:
             self._seek_tail(tail)
 
@@ -263,6 +262,8 @@ class LogReader:
                 if full or stream not in open_at_end:
                     if count == 0:
                         os.lseek(fd, offset + len(text) + 1, os.SEEK_SET)
+                        for newer in self._files[number + 1 :]:
+                            os.lseek(newer, 0, os.SEEK_SET)
                         for older in self._files[:number]:
                             os.close(older)
                         del self._files[:number]

@@ -19,7 +19,7 @@ from . import lock
 from .containers import Container
 from .timestamps import rfc3339
 
-_GRACE = 2.0  # seconds; a starting supervisor has made its directory and not yet taken the lock
+_GRACE = 10.0  # seconds; far more than a start needs to come from its directory to its lock
 
 
 def sweep(settings: Settings) -> None:
@@ -31,20 +31,26 @@ def sweep(settings: Settings) -> None:
     for id in entries:
         container = Container(settings, id)
         path = f"{container.live}/lock"
-        if lock.is_held(path):
-            continue
         try:
-            if time.time() - os.stat(container.live).st_mtime < _GRACE and not os.path.exists(path):
-                continue
-            held = lock.hold(path)
+            held = lock.hold_leftover(path)
         except FileNotFoundError:
-            continue  # it has just been cleared up
+            _remove_if_abandoned(container)
+            continue
         if held is None:
             continue
         try:
             _clear(container)
         finally:
             os.close(held)
+
+
+def _remove_if_abandoned(container: Container) -> None:
+    """A directory without a lock is that of a start that has not come to its lock yet, unless it is old."""
+    try:
+        if time.time() - os.stat(container.live).st_mtime > _GRACE:
+            container.forget_live()
+    except FileNotFoundError:
+        return  # it has just been cleared up
 
 
 def _clear(container: Container) -> None:
