@@ -20,6 +20,7 @@ from rootless.image.blobs import BlobWriter
 from rootless.image.compression import decompressor
 from rootless.image.extract import TreeExtractor
 from rootless.image.index import LayerIndex
+from rootless.image.lane import Lane
 from rootless.image.model import Derive, Layer
 from rootless.image.store import Store
 from rootless.image.workspace import Workspace
@@ -62,6 +63,7 @@ class LayerSink:
             if Derive.TREE in derive:
                 self._tree = TreeExtractor(space.file("tree"), squash=squash)
                 stack.callback(self._tree.close)
+            self._lane = stack.enter_context(Lane(self._digest))
             if derive:
                 self._parser = TarParser(data=self._tree is not None)
             self._stack = stack.pop_all()
@@ -71,20 +73,25 @@ class LayerSink:
         if self._blob is not None:
             self._blob.write(chunk)
         for piece in self._unpacked.feed(chunk):
-            self._diff.update(piece)
-            if self._frames is not None:
-                try:
-                    self._frames.write(piece)
-                except OSError as error:
-                    raise self._disk(error) from error
+            self._lane.put(piece)
             if self._parser is not None:
                 self._take(self._parser.feed(piece))
+
+    def _digest(self, piece: bytes) -> None:
+        """Beside the parsing: what takes the bytes as they are."""
+        self._diff.update(piece)
+        if self._frames is not None:
+            try:
+                self._frames.write(piece)
+            except OSError as error:
+                raise self._disk(error) from error
 
     def finish(self) -> None:
         """The blob is at its end: verify, then rename everything into the store."""
         if self._blob is not None:
             self._blob.verify()
         self._unpacked.close()
+        self._lane.drain()
         if self._parser is not None:
             self._parser.close()
         found = self._diff.hexdigest()
