@@ -90,7 +90,8 @@ def answer(cli: click.Command, session: Session, instruction: str) -> int:
     for name in ("COMP_WORDS", "COMP_CWORD"):  # click looks for them in the environment of its process
         os.environ[name] = session.environment.get(name, "")
     try:
-        click.echo(SHELLS[shell](cli, {"obj": session}, "rcontain", VARIABLE).complete())
+        found = SHELLS[shell](cli, {"obj": session}, "rcontain", VARIABLE).complete()
+        click.echo(found, nl=bool(found))
     except (ValueError, RcontainError, click.ClickException):
         return 1  # half a command line that cannot be understood has no completions
     return 0

@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import click
 
-from .command import Command
+from .command import Command, LazyGroup
+from .manual import manual
 
 
 @click.command(
     "help",
     cls=Command,
-    examples=[("rcontain help run", ""), ("rcontain help image ls", "")],
+    examples=[
+        ("rcontain help run", ""),
+        ("rcontain help image ls", ""),
+        ("rcontain help --all | less", "The whole manual, as Markdown"),
+    ],
 )
+@click.option("--all", "all_", is_flag=True, help="Show the manual of all commands.")
 @click.argument("words", nargs=-1, metavar="[COMMAND]...")
 @click.pass_context
-def help_(ctx: click.Context, words: tuple[str, ...]) -> None:
+def help_(ctx: click.Context, all_: bool, words: tuple[str, ...]) -> None:
     """Show the manual of a command."""
     root = ctx.find_root()
+    if all_:
+        assert isinstance(root.command, LazyGroup)
+        click.echo(manual(root.command), nl=False)
+        return
     context = root
     for word in words:
         group = context.command

@@ -45,6 +45,7 @@ class ImageInUse(ContainerError):
 def rmi(session: Session, force: bool, all_: bool, ignore: bool, no_prune: bool, names: tuple[str, ...]) -> int:
     """Remove images."""
     store = Store(session.settings.data)
+    store.prepare()
     if all_ and names:
         raise UsageError("when using the --all switch, you may not pass any images names or IDs")
     if not all_ and not names:

@@ -23,6 +23,7 @@ from .session import Session, pass_session
 def tag(session: Session, image: str, names: tuple[str, ...]) -> None:
     """Give an image more names."""
     store = Store(session.settings.data)
+    store.prepare()
     found = store.resolve(image)
     for reference in [_local(name) for name in names]:
         store.tag(found, reference)
@@ -35,6 +36,7 @@ def tag(session: Session, image: str, names: tuple[str, ...]) -> None:
 def untag(session: Session, image: str, names: tuple[str, ...]) -> None:
     """Take names away from an image; without NAME, all of them."""
     store = Store(session.settings.data)
+    store.prepare()
     found = store.resolve(image)
     wanted = [str(_local(name)) for name in names]
     for name in wanted:

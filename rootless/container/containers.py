@@ -18,13 +18,13 @@ import errno
 import os
 import re
 import secrets
-import shutil
 from collections.abc import Iterator
 from typing import TypeVar
 
 import msgspec
 
 from ..errors import ContainerError, HostError, UsageError
+from ..image.removal import remove_tree
 from ..settings import Settings
 from . import lock
 from .record import Record, State
@@ -93,18 +93,17 @@ class Container:
 
     def forget_live(self) -> None:
         """Removes what only a living container needs."""
-        _remove_tree(self.live)
+        remove_tree(self.live)
 
     def forget(self) -> None:
         """Removes everything of a container that is not alive; its name goes last, so that this can be repeated."""
-        name = None
         try:
             name = self.record().name
         except (ContainerError, FileNotFoundError):
-            name = None  # a container that was killed while it was made has no record yet
-        _remove_tree(self.path)
-        _remove_tree(self.live)
-        if name is not None:
+            name = ""  # a container that was killed while it was made has no record yet
+        remove_tree(self.path)
+        remove_tree(self.live)
+        if name:
             link = f"{self.settings.containers}/names/{name}"
             try:
                 if os.readlink(link) == self.id:
@@ -251,9 +250,3 @@ def _write(path: str, content: bytes) -> None:
     with open(temporary, "wb") as file:
         file.write(content)
     os.rename(temporary, path)
-
-
-def _remove_tree(path: str) -> None:
-    """Removes a tree, if it is there. We are root of its owners, so modes do not stand in the way."""
-    if os.path.lexists(path):
-        shutil.rmtree(path)

@@ -103,12 +103,10 @@ async def force_removal(container: Container) -> None:
 
 def forget(container: Container, *, volumes: bool) -> None:
     """Removes the record of a container that is not alive, and its anonymous volumes if asked."""
-    names = []
-    if volumes:
-        try:
-            names = [mount.name for mount in container.record().mounts if mount.type == "volume"]
-        except (ContainerError, FileNotFoundError):
-            names = []  # no record: no volume was made for it
+    try:
+        names = [mount.name for mount in container.record().mounts if mount.type == "volume"] if volumes else []
+    except (ContainerError, FileNotFoundError):
+        names = []  # no record: no volume was made for it
     container.forget()
     for name in names:
         volume = Volume(container.settings, name)

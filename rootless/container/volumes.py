@@ -12,6 +12,7 @@ import shutil
 
 from .. import syscalls
 from ..errors import HostError
+from ..image.removal import remove_tree
 from ..settings import Settings
 
 
@@ -70,8 +71,7 @@ class Volume:
         chown_tree(self.path, uid, gid)
 
     def remove(self) -> None:
-        if os.path.isdir(self._base):
-            shutil.rmtree(self._base)
+        remove_tree(self._base)
 
     def _mark(self, name: str) -> None:
         with open(f"{self._base}/{name}", "wb"):
