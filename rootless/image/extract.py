@@ -18,6 +18,7 @@ import stat
 
 from rootless.errors import HostError, ImageError
 from rootless.image.removal import remove_tree
+from rootless.image.syscalls import syncfs
 from rootless.oci.tar import TarEntry
 from rootless.syscalls import Resolve, openat2
 
@@ -27,6 +28,7 @@ _OPAQUE = b".wh..wh..opq"
 _OPAQUE_XATTR = "user.overlay.opaque"
 _OVERLAY_XATTRS = (b"user.overlay.", b"trusted.overlay.")
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_LINKS_MAX = 40
 _NO_XATTR = frozenset({errno.EOPNOTSUPP, errno.EPERM, errno.EACCES})
 
 
@@ -128,6 +130,7 @@ class TreeExtractor:
                         self._attributes(fd, entry)
                 finally:
                     os.close(fd)
+            syncfs(self._root)  # one call for all files; without it a power cut leaves empty ones behind the rename
             if self._devices:
                 self.notes.append(f"{self._devices} device nodes became empty files: a user namespace cannot make them")
             if self._xattrs_lost:
@@ -259,7 +262,8 @@ class TreeExtractor:
         self._parent = path, fd
         return fd
 
-    def _make_directories(self, path: bytes) -> int:
+    def _make_directories(self, path: bytes, followed: int = 0) -> int:
+        """Make what is missing of `path`, through links of the layer that lead to nothing yet, as the index does."""
         parts = path.split(b"/")
         fd = os.dup(self._root)
         try:
@@ -270,10 +274,14 @@ class TreeExtractor:
                 except FileNotFoundError:
                     try:
                         os.mkdir(parts[depth - 1], 0o755, dir_fd=fd)
+                        deeper = self._open_directory(prefix)
+                        os.fchmod(deeper, 0o755)
                     except FileExistsError:
-                        raise ImageError(f"{os.fsdecode(prefix)} in a layer is a link to nothing") from None
-                    deeper = self._open_directory(prefix)
-                    os.fchmod(deeper, 0o755)
+                        if followed >= _LINKS_MAX:
+                            raise ImageError(f"{os.fsdecode(prefix)} in a layer leads through too many links") from None
+                        target = os.readlink(parts[depth - 1], dir_fd=fd)
+                        base = b"" if target.startswith(b"/") else b"/".join(parts[: depth - 1])
+                        deeper = self._make_directories(_inside(base, target), followed + 1)
                 os.close(fd)
                 fd = deeper
         except BaseException:
@@ -345,6 +353,17 @@ class TreeExtractor:
             "free some space, for example with `rcontain rmi`" if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
         )
         return HostError(f"cannot unpack {where}: {error.strerror}", hint=hint)
+
+
+def _inside(base: bytes, target: bytes) -> bytes:
+    """Where a link in the directory `base` leads, as text; `..` stops at the root, as it does for the kernel."""
+    parts = base.split(b"/") if base else []
+    for part in target.split(b"/"):
+        if part == b"..":
+            del parts[-1:]
+        elif part not in (b"", b"."):
+            parts.append(part)
+    return b"/".join(parts)
 
 
 def _lstat(name: bytes, parent: int) -> os.stat_result | None:

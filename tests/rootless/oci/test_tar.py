@@ -84,7 +84,9 @@ def _members(draw: st.DrawFn) -> tuple[tarfile.TarInfo, bytes]:
     return info, draw(st.binary(max_size=1500)) if kind == b"0" else b""
 
 
-@given(st.lists(_members(), max_size=8), st.sampled_from([tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]), st.integers(1, 3000))
+@given(
+    st.lists(_members(), max_size=8), st.sampled_from([tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]), st.integers(1, 3000)
+)
 @settings(max_examples=150, deadline=None)
 def test_agrees_with_tarfile(members: list[tuple[tarfile.TarInfo, bytes]], form: int, step: int) -> None:
     raw = archive(members, form)
@@ -159,7 +161,9 @@ def test_extended_attributes_in_both_dialects() -> None:
     assert entry.xattrs == ((b"user.a=b", b"hello"),)
 
 
-@pytest.mark.parametrize("form", ["gnu", "posix --sparse-version=0.0", "posix --sparse-version=0.1", "posix --sparse-version=1.0"])
+@pytest.mark.parametrize(
+    "form", ["gnu", "posix --sparse-version=0.0", "posix --sparse-version=0.1", "posix --sparse-version=1.0"]
+)
 def test_gnu_tar_sparse_files(tmp_path: object, form: str) -> None:
     path = f"{tmp_path}/holes"
     with open(path, "wb") as file:
@@ -168,7 +172,9 @@ def test_gnu_tar_sparse_files(tmp_path: object, form: str) -> None:
             file.write(os.urandom(4096))
         file.truncate((64 << 20) + 12345)
     raw = subprocess.run(
-        ["tar", "-C", str(tmp_path), "-S", *f"--format={form}".split(), "-cf", "-", "holes"], check=True, capture_output=True
+        ["tar", "-C", str(tmp_path), "-S", *f"--format={form}".split(), "-cf", "-", "holes"],
+        check=True,
+        capture_output=True,
     ).stdout
     assert len(raw) < 1 << 20
     with open(path, "rb") as file:
