@@ -39,55 +39,12 @@ and those of mount(8) and fuse(8): ro, nodev, nosuid, noexec, noatime, allow_oth
   -h, --help    -V, --version
 """
 
-_WITHOUT_EFFECT = frozenset(
-    {
-        "rw",
-        "dev",
-        "suid",
-        "exec",
-        "atime",
-        "diratime",
-        "nodiratime",
-        "relatime",
-        "strictatime",
-        "default_permissions",
-        "threaded",
-        "fast_ino",
-        "noacl",
-        "acl",
-        "static_nlink",
-        "noxattrs",
-        "xattr_permissions",
-        "redirect_dir",
-        "nfs_export",
-        "metacopy",
-        "index",
-        "userxattr",
-        "xino",
-        "plugins",
-        "context",
-        "fscontext",
-        "defcontext",
-        "rootcontext",
-        "auto_unmount",
-        "max_read",
-        "debug",
-        "clone_fd",
-        "async",
-        "sync",
-        "auto",
-        "noauto",
-        "user",
-        "users",
-        "nouser",
-        "_netdev",
-        "nofail",
-        "defaults",
-        "lazytime",
-        "nolazytime",
-        "nonempty",
-    }  # fmt: skip
-)
+_WITHOUT_EFFECT = """
+rw dev suid exec atime diratime nodiratime relatime strictatime default_permissions threaded fast_ino noacl acl
+static_nlink noxattrs xattr_permissions redirect_dir nfs_export metacopy index userxattr xino plugins context
+fscontext defcontext rootcontext auto_unmount max_read debug clone_fd async sync auto noauto user users nouser
+_netdev nofail defaults lazytime nolazytime nonempty
+"""
 
 
 class _UsageError(Exception):
@@ -234,7 +191,7 @@ def _options(settings: _Arguments, text: str) -> None:
             setattr(settings, key, value)
         elif key in _FLAGS:
             settings.flags |= _FLAGS[key]
-        elif key and key not in _WITHOUT_EFFECT:
+        elif key and key not in _WITHOUT_EFFECT.split():
             raise _UsageError(f"unknown option {key}{equals}{value}; see --help")
 
 

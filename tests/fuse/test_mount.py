@@ -1,0 +1,397 @@
+"""Real mounts, as root of a user namespace of an unprivileged user."""
+
+from __future__ import annotations
+
+import errno
+import glob
+import os
+import stat
+import subprocess
+
+import pytest
+
+from fuse.layers.directory import DirectoryLayer
+from tests.fuse.archives import archive, archive_of_tar, directory, hardlink, regular, symlink, whiteout
+from tests.fuse.namespaces import in_namespace, is_whiteout, mounted, read, write
+
+pytestmark = [pytest.mark.fuse, pytest.mark.userns]
+
+
+def base(folder: str, **fields: object):
+    return archive(
+        folder,
+        "base",
+        [
+            directory("", 0o755),
+            directory("etc"),
+            (regular("etc/passwd", uid=0, gid=0, mtime_ns=1_600_000_000_123_456_789), b"root:x:0:0\n"),
+            (regular("etc/shadow", 0o640, gid=42), b"secret\n"),
+            (regular("bin/su", 0o4755, xattrs=((b"user.note", b"setuid"),)), b"#!/bin/sh\n"),
+            (regular("big", 0o600), bytes(range(256)) * 4096),
+            hardlink("big2", "big"),
+            symlink("link", "etc/passwd"),
+            directory("home/user", 0o700, uid=1000, gid=1000),
+            (regular("home/user/file", uid=1000, gid=1000), b"mine\n"),
+        ],
+    )
+
+
+@in_namespace
+def test_reads_what_the_archive_holds(folder: str) -> None:
+    with mounted(folder, [base(folder)]) as root:
+        assert read(root, "link") == "root:x:0:0\n"
+        assert os.stat(root + "/etc/passwd").st_mtime_ns == 1_600_000_000_123_456_789
+        with open(root + "/big", "rb") as file:
+            assert file.read() == bytes(range(256)) * 4096
+        status = os.stat(root + "/big")
+        assert (status.st_nlink, status.st_ino) == (2, os.stat(root + "/big2").st_ino)
+        assert stat.S_IMODE(os.stat(root + "/bin/su").st_mode) == 0o4755
+        assert os.getxattr(root + "/bin/su", "user.note") == b"setuid"
+        assert os.listxattr(root + "/bin/su") == ["user.note"]
+        assert os.stat(root + "/home/user").st_uid == 1000
+        assert sorted(os.listdir(root)) == ["big", "big2", "bin", "etc", "home", "link"]
+        assert not os.path.exists(root + "/nothing")
+        write("now it is", root, "nothing")
+        assert read(root, "nothing") == "now it is"
+
+
+@in_namespace
+def test_whiteouts_and_opaque_directories_of_layers(folder: str) -> None:
+    top = archive(
+        folder, "top", [whiteout("etc/shadow"), directory("home", opaque=True), regular("home/other"), whiteout("big")]
+    )
+    with mounted(folder, [top, base(folder)]) as root:
+        assert sorted(os.listdir(root + "/etc")) == ["passwd"]
+        assert os.listdir(root + "/home") == ["other"]
+        assert not os.path.exists(root + "/big")
+        assert os.path.exists(root + "/big2")
+
+
+@in_namespace
+def test_changes_go_to_the_upper_directory_and_stay(folder: str) -> None:
+    with mounted(folder, [base(folder)]) as root:
+        with open(root + "/etc/passwd", "a") as file:
+            file.write("user:x:1000:1000\n")
+        os.chmod(root + "/etc/shadow", 0o600)
+        os.chown(root + "/home/user/file", 1001, 1002)
+        os.unlink(root + "/link")
+        os.mkdir(root + "/new")
+        os.symlink("target", root + "/new/symlink")
+        os.mkfifo(root + "/new/fifo")
+        os.utime(root + "/bin/su", ns=(5_000_000_001, 6_000_000_002))
+        os.setxattr(root + "/bin/su", "user.more", b"1")
+    upper = folder + "/upper"
+    assert is_whiteout(upper, "link")
+    assert os.stat(upper + "/home/user/file").st_uid == 1001
+    with mounted(folder, [base(folder)]) as root:
+        assert read(root, "etc/passwd") == "root:x:0:0\nuser:x:1000:1000\n"
+        assert stat.S_IMODE(os.stat(root + "/etc/shadow").st_mode) == 0o600
+        assert os.stat(root + "/etc/shadow").st_gid == 42
+        assert (os.stat(root + "/home/user/file").st_uid, os.stat(root + "/home/user/file").st_gid) == (1001, 1002)
+        assert not os.path.lexists(root + "/link")
+        assert os.readlink(root + "/new/symlink") == "target"
+        assert stat.S_ISFIFO(os.stat(root + "/new/fifo").st_mode)
+        assert os.stat(root + "/bin/su").st_mtime_ns == 6_000_000_002
+        assert stat.S_IMODE(os.stat(root + "/bin/su").st_mode) == 0o4755
+        assert os.getxattr(root + "/bin/su", "user.more") == b"1"
+        assert os.getxattr(root + "/bin/su", "user.note") == b"setuid"
+
+
+@in_namespace
+def test_a_removed_directory_made_again_is_empty(folder: str) -> None:
+    with mounted(folder, [base(folder)]) as root:
+        subprocess.run(["rm", "-r", root + "/home"], check=True)
+        assert not os.path.exists(root + "/home")
+        os.mkdir(root + "/home")
+        assert os.listdir(root + "/home") == []
+        with pytest.raises(OSError) as error:
+            os.rmdir(root + "/etc")
+        assert error.value.errno == errno.ENOTEMPTY
+    assert os.getxattr(folder + "/upper/home", "user.overlay.opaque") == b"y"
+    with mounted(folder, [base(folder)]) as root:
+        assert os.listdir(root + "/home") == []
+
+
+@in_namespace
+def test_rename_of_files_and_merged_directories(folder: str) -> None:
+    with mounted(folder, [base(folder)]) as root:
+        number = os.stat(root + "/home/user/file").st_ino
+        os.rename(root + "/home", root + "/houses")
+        assert read(root, "houses/user/file") == "mine\n"
+        assert os.stat(root + "/houses/user/file").st_ino == number
+        assert os.stat(root + "/houses/user").st_uid == 1000
+        assert not os.path.exists(root + "/home")
+        os.rename(root + "/etc/passwd", root + "/etc/shadow")
+        assert os.listdir(root + "/etc") == ["shadow"]
+        assert read(root, "etc/shadow") == "root:x:0:0\n"
+        subprocess.run(["mv", "--exchange", "--version"], check=False, capture_output=True)
+    with mounted(folder, [base(folder)]) as root:
+        assert read(root, "houses/user/file") == "mine\n"
+        assert not os.path.exists(root + "/home")
+        assert os.listdir(root + "/etc") == ["shadow"]
+
+
+@in_namespace
+def test_a_changed_file_keeps_its_other_names(folder: str) -> None:
+    with mounted(folder, [base(folder)]) as root:
+        write("small", root, "big")
+        assert read(root, "big2") == "small"
+        os.link(root + "/big2", root + "/big3")
+        assert os.stat(root + "/big").st_nlink == 3
+        os.unlink(root + "/big")
+        assert os.stat(root + "/big3").st_nlink == 2
+        write("smaller", root, "big3")
+        assert read(root, "big2") == "smaller"
+    with mounted(folder, [base(folder)]) as root:
+        assert read(root, "big2") == read(root, "big3") == "smaller"
+        assert not os.path.exists(root + "/big")
+
+
+@in_namespace
+def test_an_open_file_outlives_its_name(folder: str) -> None:
+    with mounted(folder, [base(folder)]) as root:
+        with open(root + "/etc/passwd") as lower, open(root + "/etc/shadow", "r+") as upper:
+            os.unlink(root + "/etc/passwd")
+            os.unlink(root + "/etc/shadow")
+            write("another", root, "etc/passwd")
+            assert lower.read() == "root:x:0:0\n"
+            assert upper.read() == "secret\n"
+            upper.write("and more\n")
+            upper.flush()
+            os.fsync(upper.fileno())
+            upper.seek(0)
+            assert upper.read() == "secret\nand more\n"
+            assert os.fstat(upper.fileno()).st_nlink == 0
+            os.fchmod(upper.fileno(), 0o611)
+            os.fchmod(lower.fileno(), 0o612)
+            assert stat.S_IMODE(os.fstat(lower.fileno()).st_mode) == 0o612
+        assert read(root, "etc/passwd") == "another"
+
+
+@in_namespace
+def test_a_reader_sees_what_another_writes(folder: str) -> None:
+    with mounted(folder, [base(folder)]) as root:
+        with open(root + "/etc/passwd") as reader:
+            assert reader.read() == "root:x:0:0\n"
+            with open(root + "/etc/passwd", "a") as writer:
+                writer.write("more\n")
+            assert reader.read() == "more\n"
+
+
+@in_namespace
+def test_writing_clears_set_id_bits_and_chown_too(folder: str) -> None:
+    with mounted(folder, [base(folder)]) as root:
+        pid = os.fork()
+        if pid == 0:
+            os.setresgid(1000, 1000, 1000)
+            os.setresuid(1000, 1000, 1000)
+            try:
+                with open(root + "/home/user/file", "a") as file:
+                    os.fchmod(file.fileno(), 0o6755)
+                    file.write("x")
+                status = os.stat(root + "/home/user/file")
+                os._exit(0 if stat.S_IMODE(status.st_mode) == 0o755 else 1)
+            except OSError as error:
+                os._exit(error.errno or 2)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        os.chown(root + "/bin/su", 7, 7)
+        assert stat.S_IMODE(os.stat(root + "/bin/su").st_mode) == 0o755
+
+
+@in_namespace
+def test_permissions_are_those_of_the_image(folder: str) -> None:
+    with mounted(folder, [base(folder)]) as root:
+        pid = os.fork()
+        if pid == 0:
+            os.setgroups([])
+            os.setresgid(1000, 1000, 1000)
+            os.setresuid(1000, 1000, 1000)
+            denied = 0
+            for path in ("/etc/shadow", "/big"):
+                try:
+                    open(root + path).close()
+                except PermissionError:
+                    denied += 1
+            write("mine", root, "home/user/made")
+            status = os.stat(root + "/home/user/made")
+            os._exit(0 if (denied, status.st_uid, status.st_gid) == (2, 1000, 1000) else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+@in_namespace
+def test_a_set_group_id_directory_hands_its_group_down(folder: str) -> None:
+    with mounted(folder, [base(folder)]) as root:
+        os.mkdir(root + "/shared")
+        os.chown(root + "/shared", 0, 50)
+        os.chmod(root + "/shared", 0o2775)
+        write("", root, "shared/file")
+        os.mkdir(root + "/shared/sub")
+        assert os.stat(root + "/shared/file").st_gid == 50
+        assert os.stat(root + "/shared/sub").st_gid == 50
+        assert os.stat(root + "/shared/sub").st_mode & stat.S_ISGID
+
+
+@in_namespace
+def test_owners_follow_the_map(folder: str) -> None:
+    idmap = ((0, 1000, 1), (1, 1, 999), (1000, 0, 1), (1001, 1001, 1000))
+    with mounted(folder, [base(folder)], uidmap=idmap, gidmap=idmap) as root:
+        assert os.stat(root + "/etc/passwd").st_uid == 1000
+        assert os.stat(root + "/home/user/file").st_uid == 0
+        os.chmod(root + "/home/user/file", 0o600)
+    assert os.stat(folder + "/upper/home/user/file").st_uid == 0
+    with mounted(folder, [base(folder)], uidmap=idmap, gidmap=idmap) as root:
+        assert os.stat(root + "/home/user/file").st_uid == 0
+
+
+@in_namespace(single=True)
+def test_with_a_single_id_everything_is_roots(folder: str) -> None:
+    only = ((0, 0, 1),)
+    with mounted(folder, [base(folder)], uidmap=only, gidmap=only) as root:
+        assert os.stat(root + "/home/user/file").st_uid == 0
+        assert os.stat(root + "/etc/shadow").st_gid == 0
+        write("changed", root, "etc/shadow")
+        os.chown(root + "/home/user/file", 0, 0)
+        os.unlink(root + "/etc/passwd")
+        os.mkdir(root + "/new")
+        with pytest.raises(PermissionError):
+            os.mknod(root + "/new/null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    assert is_whiteout(folder, "upper/etc/passwd")
+
+
+@in_namespace
+def test_without_an_upper_directory_it_is_read_only(folder: str) -> None:
+    with mounted(folder, [base(folder)], writable=False) as root:
+        assert read(root, "etc/passwd") == "root:x:0:0\n"
+        for change in (
+            lambda: write("", root, "etc/passwd"),
+            lambda: os.unlink(root + "/link"),
+            lambda: os.mkdir(root + "/new"),
+            lambda: os.chmod(root + "/big", 0o777),
+        ):
+            with pytest.raises(OSError) as error:
+                change()
+            assert error.value.errno == errno.EROFS
+
+
+@in_namespace
+def test_directories_as_layers(folder: str) -> None:
+    for name in ("low", "high"):
+        os.makedirs(f"{folder}/{name}/dir/sub")
+        write(name, folder, name, "dir", name)
+        write(name, folder, name, "dir", "both")
+    os.link(folder + "/low/dir/low", folder + "/low/dir/again")
+    os.mknod(folder + "/high/gone", stat.S_IFCHR)
+    write("", folder, "low/gone")
+    write("", folder, "low/dotted")
+    write("", folder, "high/.wh.dotted")
+    os.setxattr(folder + "/high/dir/sub", "user.overlay.opaque", b"y")
+    write("", folder, "low/dir/sub/hidden")
+    layers = [DirectoryLayer(folder + "/high"), DirectoryLayer(folder + "/low")]
+    with mounted(folder, layers) as root:
+        assert os.listdir(root) == ["dir"]
+        assert sorted(os.listdir(root + "/dir")) == ["again", "both", "high", "low", "sub"]
+        assert read(root, "dir/both") == "high"
+        assert os.listdir(root + "/dir/sub") == []
+        assert os.listxattr(root + "/dir/sub") == []
+        write("new", root, "dir/low")
+        assert read(root, "dir/again") == "new"
+        write("", root, "gone")
+        write("", root, "dotted")
+        with pytest.raises(OSError) as error:
+            write("", root, ".wh.name")
+        assert error.value.errno == errno.EINVAL
+    assert read(folder, "low/dir/low") == "low"
+
+
+@in_namespace
+def test_sparse_and_large_writes(folder: str) -> None:
+    block = os.urandom(1 << 20)
+    with mounted(folder, [base(folder)]) as root:
+        with open(root + "/big", "r+b") as file:
+            file.seek(40 << 20)
+            file.write(block)
+            file.seek(100)
+            file.write(b"inside")
+        with open(root + "/big", "rb") as file:
+            data = file.read()
+        assert len(data) == 41 << 20
+        assert data[40 << 20 :] == block
+        assert data[100:106] == b"inside"
+        assert data[106:256] == bytes(range(106, 256))
+        assert os.stat(root + "/big").st_blocks < 8 << 11
+        os.truncate(root + "/big", 3)
+        assert read(root, "big") == "\0\1\2"
+
+
+@in_namespace
+def test_an_overlay_keeps_attributes_of_overlays_apart(folder: str) -> None:
+    with mounted(folder, [base(folder)]) as root:
+        os.mkdir(root + "/inner")
+        os.setxattr(root + "/inner", "user.overlay.opaque", b"y")
+        assert os.getxattr(root + "/inner", "user.overlay.opaque") == b"y"
+        assert os.listxattr(root + "/inner") == ["user.overlay.opaque"]
+    assert os.listxattr(folder + "/upper/inner") == ["user.overlay.overlay.opaque"]
+
+
+@in_namespace
+def test_many_layers(folder: str) -> None:
+    layers = [base(folder)]
+    for number in range(300):
+        layers.insert(0, archive(folder, f"l{number}", [(regular(f"layers/f{number}"), b"%d" % number)]))
+    layers.insert(0, archive(folder, "top", [(regular("layers/f0"), b"top")]))
+    with mounted(folder, layers) as root:
+        assert len(os.listdir(root + "/layers")) == 300
+        assert read(root, "layers/f0") == "top"
+        assert read(root, "layers/f299") == "299"
+        assert read(root, "etc/passwd")
+
+
+@in_namespace
+def test_damaged_data_is_an_input_output_error(folder: str) -> None:
+    layer = base(folder)
+    with open(folder + "/base.frames", "r+b") as file:
+        file.seek(700)
+        file.write(b"\xff" * 3000)
+    with mounted(folder, [layer]) as root:
+        with pytest.raises(OSError) as error:
+            read(root, "big")
+        assert error.value.errno == errno.EIO
+        assert os.path.exists(root + "/etc/passwd")
+
+
+@in_namespace
+def test_the_tree_of_a_distribution(folder: str) -> None:
+    """Alpine where its archive lies beside the checkout, else Debian's busybox: unpacked into the mount, compared."""
+    found = glob.glob(os.path.join(os.path.dirname(__file__), "../../../shared/images/alpine-minirootfs-*.tar.gz"))
+    if found:
+        tar = found[0]
+    else:
+        tar = folder + "/busybox.tar"
+        subprocess.run(["tar", "-C", "/", "-cf", tar, "bin/busybox", "etc/passwd", "usr/bin/env"], check=True)
+    with mounted(folder, [archive_of_tar(folder, "distribution", tar)]) as root:
+        os.mkdir(root + "/copy")
+        subprocess.run(["tar", "-C", root + "/copy", "-xpf", tar], check=True)
+        os.mkdir(folder + "/plain")
+        subprocess.run(["tar", "-C", folder + "/plain", "-xpf", tar], check=True)
+        for tree in (root + "/copy", root):
+            here = subprocess.run(["sh", "-c", _LISTING], cwd=tree, check=True, capture_output=True, text=True).stdout
+            there = subprocess.run(
+                ["sh", "-c", _LISTING], cwd=folder + "/plain", check=True, capture_output=True, text=True
+            ).stdout
+            assert _comparable(here) == _comparable(there)
+        subprocess.run(["diff", "-r", "--no-dereference", "-x", "copy", root, folder + "/plain"], check=True)
+        subprocess.run(["rm", "-rf", root + "/copy"], check=True)
+
+
+_LISTING = (
+    "find . -path ./copy -prune -o -not -name . -printf '%P %y %m %U %G %n %l %T@ ' "
+    "\\( -type f -printf '%s' -o -true \\) -printf '\\n' | sort"
+)
+
+
+def _comparable(listing: str) -> list[list[str]]:
+    """Without link counts of directories, and times to the second."""
+    lines = [line.split() for line in listing.splitlines()]
+    return [
+        [*line[:5], "" if line[1] == "d" else line[5], *[part.split(".")[0] for part in line[6:]]] for line in lines
+    ]
