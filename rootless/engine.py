@@ -31,6 +31,18 @@ STARTING_SECONDS = 60
 TITLE = b"rc-engine"
 
 
+class Endpoint:
+    """Where clients connect, and the lock that goes with the name. A session must hold neither."""
+
+    def __init__(self, listener: socket.socket, lock_fd: int) -> None:
+        self.listener = listener
+        self._lock_fd = lock_fd
+
+    def close(self) -> None:
+        self.listener.close()
+        os.close(self._lock_fd)
+
+
 def main() -> NoReturn:
     """The process that the client starts: argv is a descriptor (our first connection) and `serve` or `once`."""
     first = socket.socket(fileno=int(sys.argv[1]))
@@ -40,7 +52,7 @@ def main() -> NoReturn:
         _serve_one(first)
     os.environ["RCONTAIN_UID"] = str(os.getuid())
     try:
-        listener = _listen(first)
+        endpoint = _listen(first)
     except OSError:
         _serve_one(first)  # no place for a socket: this command is served all the same
     try:
@@ -48,13 +60,13 @@ def main() -> NoReturn:
         _enter()
         _preload()
     except Exception as error:  # noqa: BLE001 - whatever keeps the engine from working, its client is told
-        _refuse(first, listener, error)
+        _refuse(first, endpoint, error)
     gc.collect()
     gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps sessions
-    signal.signal(signal.SIGTERM, lambda number, frame: _stop(listener))
-    _fork_session(first, listener)
-    _loop(listener)
+    signal.signal(signal.SIGTERM, lambda number, frame: _stop(endpoint))
+    _fork_session(first, endpoint)
+    _loop(endpoint)
 
 
 def _leave_the_callers_world(keep: int) -> None:
@@ -79,7 +91,7 @@ def _serve_one(connection: socket.socket) -> NoReturn:
     session.main(connection, enter=_enter)
 
 
-def _listen(first: socket.socket) -> socket.socket:
+def _listen(first: socket.socket) -> Endpoint:
     """Takes the engine's name. Where another engine has it, the client is told to go there and this process ends."""
     from .settings import runtime_directory
 
@@ -99,7 +111,15 @@ def _listen(first: socket.socket) -> socket.socket:
     os.umask(umask)
     listener.listen(128)
     _dismiss_older(directory, base)
-    return listener
+    _keep_log(f"{directory}/engine.log")
+    return Endpoint(listener, held)
+
+
+def _keep_log(path: str) -> None:
+    """What an engine that fails has to say would be lost otherwise: nobody reads its standard error."""
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    os.dup2(log, 2)
+    os.close(log)
 
 
 def _dismiss_older(directory: str, base: str) -> None:
@@ -148,11 +168,11 @@ def _enter() -> None:
     host.enter()
 
 
-def _refuse(first: socket.socket, listener: socket.socket, error: Exception) -> NoReturn:
+def _refuse(first: socket.socket, endpoint: Endpoint, error: Exception) -> NoReturn:
     """The namespace could not be made: say why to the first client, and let the next try again from the start."""
     from . import session
 
-    _close_listener(listener)
+    _give_back(endpoint)
     session.refuse(first, error)
 
 
@@ -163,19 +183,19 @@ def _preload() -> None:
     session.preload()
 
 
-def _loop(listener: socket.socket) -> NoReturn:
+def _loop(endpoint: Endpoint) -> NoReturn:
     poll = select.poll()
-    poll.register(listener, select.POLLIN)
+    poll.register(endpoint.listener, select.POLLIN)
     while True:
         if not poll.poll(IDLE_SECONDS * 1000):
             if _has_sessions():
                 continue
-            _stop(listener)
-        connection, _ = listener.accept()
+            _stop(endpoint)
+        connection, _ = endpoint.listener.accept()
         if _peer(connection)[1] != os.getuid():
             connection.close()
             continue
-        _fork_session(connection, listener)
+        _fork_session(connection, endpoint)
 
 
 def _has_sessions() -> bool:
@@ -186,7 +206,7 @@ def _has_sessions() -> bool:
     return True
 
 
-def _fork_session(connection: socket.socket, listener: socket.socket) -> None:
+def _fork_session(connection: socket.socket, endpoint: Endpoint) -> None:
     try:
         child = os.fork()
     except OSError:
@@ -195,7 +215,7 @@ def _fork_session(connection: socket.socket, listener: socket.socket) -> None:
     if child:
         connection.close()
         return
-    listener.close()
+    endpoint.close()
     os.setsid()
     for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
         signal.signal(number, signal.SIG_DFL)
@@ -204,18 +224,18 @@ def _fork_session(connection: socket.socket, listener: socket.socket) -> None:
     session.main(connection)
 
 
-def _stop(listener: socket.socket) -> NoReturn:
-    _close_listener(listener)
+def _stop(endpoint: Endpoint) -> NoReturn:
+    _give_back(endpoint)
     os._exit(0)
 
 
-def _close_listener(listener: socket.socket) -> None:
+def _give_back(endpoint: Endpoint) -> None:
     """Gives the name back. The lock's file stays: two engines could otherwise hold two files of the same name."""
     try:
-        os.unlink(listener.getsockname())
+        os.unlink(endpoint.listener.getsockname())
     except FileNotFoundError:
         pass  # a newer engine has cleaned up after us
-    listener.close()
+    endpoint.close()
 
 
 def _peer(connection: socket.socket) -> tuple[int, int]:

@@ -30,10 +30,10 @@ from .timestamps import rfc3339
 
 def create(session: Caller, options: CreateOptions) -> Container:
     """Makes a container, pulling its image where `options.pull` says so. Raises RcontainError, nothing half-made."""
-    ids = id_maps(options.user_namespace, session.environment)
-    choice = driver.choose(session.settings, options.storage_driver, ids.uids.triples(), ids.gids.triples())
     store = Store(session.settings.data)
     store.prepare()
+    ids = id_maps(options.user_namespace)
+    choice = driver.choose(session.settings, options.storage_driver, ids.uids.triples(), ids.gids.triples())
     derive = Derive.TREE if choice.driver == "overlay" else Derive.INDEX
     image = _image(session, store, options, derive)
     return _record(session, options, image, ids, choice.driver)
@@ -68,7 +68,7 @@ async def _obtain(session: Caller, store: Store, options: CreateOptions, derive:
     return image
 
 
-def id_maps(mode: str, environment: Mapping[str, str]) -> IdMaps:
+def id_maps(mode: str) -> IdMaps:
     """The maps that --userns asks for, in E ids. Raises UsageError."""
     around = IdMaps.of_self()
     name, _, arguments = mode.partition(":")
@@ -77,7 +77,7 @@ def id_maps(mode: str, environment: Mapping[str, str]) -> IdMaps:
     if name == "nomap" and not arguments:
         return idmap.nomap_maps(around)
     if name == "keep-id":
-        uid, gid = invoking_ids(environment)
+        uid, gid = invoking_ids()
         for field in arguments.split(",") if arguments else ():
             key, _, value = field.partition("=")
             if key not in ("uid", "gid") or not value.isdigit():
@@ -87,7 +87,7 @@ def id_maps(mode: str, environment: Mapping[str, str]) -> IdMaps:
     raise UsageError(f'the user namespace "{mode}" is not known', hint="use host, keep-id[:uid=…,gid=…] or nomap")
 
 
-def invoking_ids(environment: Mapping[str, str]) -> tuple[int, int]:
+def invoking_ids() -> tuple[int, int]:
     """The user's own ids on the host: what E's id 0 stands for."""
     maps = []
     for name in ("uid_map", "gid_map"):

@@ -25,7 +25,12 @@ class Reception:
         self._listener = control.listen(container)
         self._listener.setblocking(False)
         self._waiting: set[socket.socket] = set()
+        self._namespaces: list[int] = []
         self.pidfd: int | None = None
+
+    def keep_namespaces(self) -> None:
+        """Takes hold of the engine's user and mount namespace, which are still this process's."""
+        self._namespaces = [os.open(f"/proc/self/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC) for kind in ("user", "mnt")]
 
     async def serve(self) -> None:
         """Runs until cancelled."""
@@ -84,12 +89,7 @@ class Reception:
 
     def _do(self, connection: socket.socket, message: Message) -> None:
         if message.op == "join" and self.pidfd is not None:
-            spaces = [os.open(f"/proc/self/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC) for kind in ("user", "mnt")]
-            try:
-                control.send(connection, Message(op="join"), [self.pidfd, *spaces])
-            finally:
-                for fd in spaces:
-                    os.close(fd)
+            control.send(connection, Message(op="join"), [self.pidfd, *self._namespaces])
         elif message.op == "wait":
             self._waiting.add(connection)
         elif message.op == "stopping":
@@ -116,6 +116,8 @@ class Reception:
     def close(self) -> None:
         """Takes no more questions."""
         self._listener.close()
+        while self._namespaces:
+            os.close(self._namespaces.pop())
 
 
 def _next(connection: socket.socket) -> tuple[Message | None, list[int]]:
