@@ -301,11 +301,11 @@ def _adopt(asked: Request) -> None:
 
 
 def _renew_streams() -> None:
-    sys.stdin = open(0, encoding="utf-8", errors="surrogateescape", closefd=False)
-    sys.stdout = open(
-        1, "w", encoding="utf-8", errors="surrogateescape", closefd=False, buffering=1 if os.isatty(1) else -1
-    )
-    sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False, buffering=1)
+    """Streams over the new descriptors; the process ends with them, so nothing closes them."""
+    line_by_line = 1 if os.isatty(1) else -1
+    sys.stdin = os.fdopen(0, encoding="utf-8", errors="surrogateescape", closefd=False)
+    sys.stdout = os.fdopen(1, "w", line_by_line, "utf-8", "surrogateescape", closefd=False)
+    sys.stderr = os.fdopen(2, "w", 1, "utf-8", "backslashreplace", closefd=False)
 
 
 def _flush() -> None:

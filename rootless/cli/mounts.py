@@ -17,7 +17,7 @@ _TMPFS_DEFAULTS = ("rprivate", "nosuid", "nodev")
 
 
 def parse_volume(text: str, cwd: str) -> MountRequest:
-    """-v. A source with a slash or a leading dot is a path, else a volume's name; without one the volume is anonymous."""
+    """-v. A source with a slash or a leading dot is a path, else a volume's name; none: an anonymous volume."""
     parts = text.split(":")
     if len(parts) > 3 or not all(parts[:2]):
         raise UsageError(f'the volume "{text}" is not SOURCE:DESTINATION[:OPTIONS]')

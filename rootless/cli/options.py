@@ -95,7 +95,7 @@ _FLAGS = (
     click.option("--shm-size", metavar="SIZE", default="65536000", help="Size of /dev/shm, such as 64m."),
     click.option("-q", "--quiet", is_flag=True, help="Say nothing about the pull."),
     click.option(
-        "--storage-driver", metavar="DRIVER", type=click.Choice(STORAGE_DRIVERS), help="auto, overlay or fuse, for this one."
+        "--storage-driver", metavar="DRIVER", type=click.Choice(STORAGE_DRIVERS), help="auto, overlay or fuse."
     ),
     click.option("--cidfile", metavar="FILE", help="Write the container's id to FILE."),
 )

@@ -32,7 +32,7 @@ class Child:
     async def wait(self) -> int:
         """Waits for its end and reaps it. Returns the exit code, or minus the signal's number."""
         await trio.lowlevel.wait_readable(self.pidfd)
-        result = os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
+        result = os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)  # noqa: ASYNC222 - it has ended, this does not block
         os.close(self.pidfd)
         assert result is not None
         return result.si_status if result.si_code == os.CLD_EXITED else -result.si_status

@@ -1,4 +1,4 @@
-"""/etc/hosts, /etc/hostname and /etc/resolv.conf of a container: pure text, from what the host has and the user asked for."""
+"""/etc/hosts and /etc/resolv.conf of a container: pure text, from what the host has and the user asked for."""
 
 from __future__ import annotations
 

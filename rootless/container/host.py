@@ -15,7 +15,7 @@ REASON = "RCONTAIN_SINGLE_ID"
 
 
 def enter() -> None:
-    """Enters E: that of a living container where there is one, so that its namespaces can be reached; else a new one."""
+    """Enters E: that of a living container if there is one, so that its namespaces can be reached; else a new one."""
     settings = from_environment(os.environ)
     for id in _living(settings):
         try:

@@ -12,8 +12,8 @@ import trio
 from ..errors import ContainerError, HostError, RcontainError
 from .caller import Caller
 from .containers import Container
-from .streams import Attachment
 from .rawterminal import RawTerminal
+from .streams import Attachment
 from .supervisor import Attendance, supervise
 
 

@@ -1,7 +1,7 @@
 """A container's root filesystem: the mount, and what has to be there before it.
 
-`overlay` is the kernel's overlayfs over extracted trees; `fuse` is ours over the layers' blobs and indexes. The mount is
-made in the supervisor's own mount namespace, so it goes away with the supervisor, however that ends.
+`overlay` is the kernel's overlayfs over extracted trees; `fuse` is ours over the layers' blobs and indexes. The mount
+is made in the supervisor's own mount namespace, so it goes away with the supervisor, however that ends.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def unmount(container: Container) -> None:
 
 
 def mount_overlay(lowers: Sequence[str], upper: str, work: str, target: str) -> None:
-    """`lowers` is topmost first. The paths go in as descriptors: option text is limited to a page and has special letters."""
+    """`lowers` is topmost first. Paths go in as descriptors: the options have special letters and fit in a page."""
     fds = [os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) for path in (upper, work, *lowers)]
     try:
         paths = [f"/proc/self/fd/{fd}" for fd in fds]

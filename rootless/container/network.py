@@ -60,7 +60,7 @@ def reserve(network: Network) -> Reserved:
 
 
 async def attach(network: Network, reserved: Reserved, namespace: int | None) -> Child | None:
-    """Gives the network namespace its interfaces; None is the host's, which has them. Raises HostError with the reason when that fails."""
+    """Gives the network namespace its interfaces; None is the host's, which has them. Raises HostError."""
     if namespace is None:
         return None
     if network.mode == "none":

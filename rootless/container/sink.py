@@ -1,8 +1,8 @@
 """Writing to somebody else's descriptor without ever blocking the process.
 
 The descriptor is shared with the client's shell, so O_NONBLOCK must not be set on it. A pipe or a terminal is opened a
-second time through /proc/self/fd, which makes an open file description of our own; a socket is written with MSG_DONTWAIT;
-a regular file does not block.
+second time through /proc/self/fd, which makes an open file description of our own; a socket is written with
+MSG_DONTWAIT; a regular file does not block.
 """
 
 from __future__ import annotations

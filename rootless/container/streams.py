@@ -21,7 +21,7 @@ QUIET_SECONDS = 0.2
 
 
 class Attachment:
-    """Somebody's stdin, stdout and stderr. Does not own the descriptors. `on_detach` runs when they typed the detach keys."""
+    """Somebody's stdin, stdout and stderr; does not own them. `on_detach` runs when they typed the detach keys."""
 
     def __init__(
         self, fds: tuple[int, int, int], *, reads: bool, terminal: bool, on_detach: Callable[[], None] | None = None

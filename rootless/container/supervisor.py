@@ -61,7 +61,7 @@ async def supervise(container: Container, attendance: Attendance) -> int:
     with _Life(container, attendance) as life, ExitStack() as stack:
         record, streams = life.record, life.streams
         stack.callback(streams.close)
-        # Whatever is mounted from here on goes away with this process. Others who join us get the namespace before that.
+        # What is mounted from here on goes away with this process. Who joins us gets the namespace before that.
         life.reception.keep_namespaces()
         syscalls.unshare(syscalls.Clone.NEWNS)
         reserved = network.reserve(record.network)

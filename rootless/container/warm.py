@@ -1,7 +1,6 @@
-"""What every start would otherwise do for the first time in its own process: done once in the engine, before it forks."""
+"""What every start would otherwise do for the first time in its own process: done once in the engine instead."""
 
 from __future__ import annotations
-
 
 import msgspec
 
