@@ -86,7 +86,7 @@ def _explain_usage(error: click.ClickException) -> str:
             near = f"; did you mean {' or '.join(sorted(error.possibilities))}?" if error.possibilities else ""
             return f"Error: {flag}{near}\n{see}"
         case click.MissingParameter():
-            return f"Error: {_missing(error, ctx)}\n{see}"
+            return f"Error: {_missing(error)}\n{see}"
         case click.BadParameter() if error.param is not None and error.param.param_type_name == "option":
             flag = max(error.param.opts, key=len)
             return f'Error: invalid argument for the "{flag}" flag: {_sentence(error.message)}\n{see}'
@@ -95,12 +95,12 @@ def _explain_usage(error: click.ClickException) -> str:
     return f"Error: {_sentence(error.format_message())}"
 
 
-def _missing(error: click.MissingParameter, ctx: click.Context | None) -> str:
+def _missing(error: click.MissingParameter) -> str:
     if error.param is None:
         return _sentence(error.message or "an argument is missing")
     if error.param.param_type_name == "option":
         return f"the flag {max(error.param.opts, key=len)} is required"
-    name = error.param.make_metavar(ctx) if ctx is not None else error.param.human_readable_name
+    name = error.param.metavar or error.param.human_readable_name
     return f"missing argument: {name.removesuffix('...')}"
 
 

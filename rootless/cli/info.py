@@ -200,7 +200,7 @@ def gather(session: Session) -> Report:
 
     settings = session.settings
     mappings = IdMappings(uidmap=read_id_map("/proc/self/uid_map"), gidmap=read_id_map("/proc/self/gid_map"))
-    ids = id_maps("host", session.environment)
+    ids = id_maps("host")
     single = ids.uids.size == 1
     try:
         choice = driver.choose(settings, settings.storage_driver, ids.uids.triples(), ids.gids.triples())

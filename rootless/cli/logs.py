@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -55,7 +56,10 @@ class _Output:
         view = memoryview(bytes(self._pending))
         self._pending.clear()
         while view:
-            view = view[os.write(self._fd, view) :]
+            try:
+                view = view[os.write(self._fd, view) :]
+            except BlockingIOError:  # somebody else has made the client's pipe or terminal non-blocking
+                select.select([], [self._fd], [])
 
 
 @click.command(

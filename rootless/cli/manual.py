@@ -115,9 +115,8 @@ def _options(context: click.Context) -> Iterator[str]:
     for param in context.command.get_params(context):
         if not isinstance(param, click.Option) or param.hidden or "--help" in param.opts:
             continue
-        row = param.get_help_record(context)
-        if row is not None:
-            yield f"- `{row[0]}` - {row[1]}"
+        names = ", ".join(sorted(param.opts, key=lambda name: name.startswith("--")))
+        yield f"- `{names}{f' {param.metavar}' if param.metavar else ''}` - {param.help}"
 
 
 def _examples(examples: Sequence[tuple[str, str]]) -> Iterator[str]:

@@ -72,7 +72,7 @@ def pull(
     credentials = _credentials(creds)
     store = Store(session.settings.data)
     store.prepare()
-    ids = id_maps("host", session.environment)
+    ids = id_maps("host")
     wanted_driver = session.settings.storage_driver
     choice = driver.choose(session.settings, wanted_driver, ids.uids.triples(), ids.gids.triples())
     derive = Derive.TREE if choice.driver == "overlay" else Derive.INDEX

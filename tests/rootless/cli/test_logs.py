@@ -106,3 +106,30 @@ def test_a_reader_that_leaves(cli: CommandLine) -> None:
         os.dup2(saved, 1)
         os.close(saved)
     assert (result.code, result.err) == (141, "")
+
+
+def test_a_pipe_that_does_not_block(cli: CommandLine) -> None:
+    """Its capacity is 64 KiB by default (pipe(7)), so that a long log fills it while nobody reads."""
+    printed(cli.container("long", EXITED), *[("stdout", b"x" * 9_999 + b"\n")] * 40)
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    saved = os.dup(1)
+    os.dup2(write, 1)
+    os.close(write)
+    taken: list[int] = []
+
+    def take() -> None:
+        while block := os.read(read, 4096):
+            taken.append(len(block))
+
+    reader = threading.Thread(target=take)
+    reader.start()
+    try:
+        result = cli("logs", "long")
+    finally:
+        os.dup2(saved, 1)
+        os.close(saved)
+        reader.join()
+        os.close(read)
+    assert (result.code, result.err) == (0, "")
+    assert sum(taken) == 400_000
