@@ -99,6 +99,11 @@ class FrameCache:
             _, dropped = self._frames.popitem(last=False)
             self._held -= len(dropped)
 
+    @property
+    def held(self) -> int:
+        """Bytes in the cache."""
+        return self._held
+
     def clear(self) -> None:
         self._frames.clear()
         self._held = 0
