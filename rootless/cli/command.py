@@ -4,19 +4,45 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
+
+Completer = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
+
+
+COMPLETED: dict[str, Completer | None] = {"CONTAINER": None, "IMAGE": None, "FILE": None}
+"""What completes an argument or a flag whose metavar begins with this word. Filled by completion.py."""
+
+
+class Named(click.types.StringParamType):
+    """A string that the shell can complete."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        complete = COMPLETED[self.what]
+        return complete(ctx, param, incomplete) if complete else []
 
 
 class Command(click.Command):
-    """A verb. `examples` are command lines, each with what it does: ("rcontain ps -a", "All containers")."""
+    """A verb. `examples` are command lines, each with what it does: ("rcontain ps -a", "All containers").
+
+    The metavar of an argument or a flag says how it is completed (COMPLETED).
+    """
 
     def __init__(self, *args: Any, examples: Sequence[tuple[str, str]] = (), **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.examples = tuple(examples)
+        for param in self.params:
+            word = re.match(r"\[?([A-Z]+)", param.metavar or "")
+            if word and word[1] in COMPLETED and type(param.type) is type(click.STRING):
+                param.type = Named(word[1])
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         return super().parse_args(ctx, spell_out_booleans(self, args, interspersed=ctx.allow_interspersed_args))

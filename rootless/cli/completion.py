@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from typing import Any
 
 import click
 from click.shell_completion import (
@@ -26,7 +25,7 @@ from ..errors import RcontainError
 from ..image.store import Store
 from ..oci.reference import Reference
 from ..settings import Settings
-from .command import Command
+from .command import COMPLETED, Command
 from .session import Session
 
 VARIABLE = "_RCONTAIN_COMPLETE"
@@ -139,7 +138,7 @@ def _matching(names: Iterable[tuple[str, str]], incomplete: str) -> list[Complet
 
 
 def container_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """`shell_complete` of arguments that name containers: names, and ids once one has been begun."""
+    """Names of containers, and ids once one has been begun."""
     found: list[tuple[str, str]] = []
     for container in Containers(_settings(ctx)):
         record = container.record()
@@ -150,18 +149,8 @@ def container_names(ctx: click.Context, param: click.Parameter, incomplete: str)
     return _matching(found, incomplete)
 
 
-def running_container_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """As `container_names`, of those that run."""
-    found = [
-        (container.record().name, container.record().image_name)
-        for container in Containers(_settings(ctx))
-        if container.state().status == "running"
-    ]
-    return _matching(found, incomplete)
-
-
 def image_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """`shell_complete` of arguments that name images: full names, short ones of docker.io, and ids once begun."""
+    """Full names of images, short ones of docker.io, and ids once one has been begun."""
     found: dict[str, str] = {}
     for image in Store(_settings(ctx).data).images():
         for name in image.names:
@@ -172,5 +161,14 @@ def image_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> 
     return _matching(found.items(), incomplete)
 
 
-def container_or_image_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
+def container_or_image_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """For `inspect`."""
     return [*container_names(ctx, param, incomplete), *image_names(ctx, param, incomplete)]
+
+
+def file_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Leaves it to the shell."""
+    return [CompletionItem(incomplete, type="file")]
+
+
+COMPLETED.update(CONTAINER=container_names, IMAGE=image_names, FILE=file_names)

@@ -8,14 +8,13 @@ from ..container.containers import Containers
 from ..errors import ContainerError
 from ..image.store import ImageNotFound, Store
 from .command import Command
-from .completion import container_names, image_names
 from .session import Session, pass_session
 
 
 @click.command(
     "exists", cls=Command, examples=[("rcontain container exists web || rcontain run -d --name web nginx", "")]
 )
-@click.argument("name", metavar="CONTAINER", shell_complete=container_names)
+@click.argument("name", metavar="CONTAINER")
 @pass_session
 def container_exists(session: Session, name: str) -> int:
     """Exit with 0 if the container exists, else with 1."""
@@ -27,7 +26,7 @@ def container_exists(session: Session, name: str) -> int:
 
 
 @click.command("exists", cls=Command, examples=[("rcontain image exists alpine || rcontain pull alpine", "")])
-@click.argument("name", metavar="IMAGE", shell_complete=image_names)
+@click.argument("name", metavar="IMAGE")
 @pass_session
 def image_exists(session: Session, name: str) -> int:
     """Exit with 0 if the image is in the store, else with 1."""

@@ -18,7 +18,6 @@ from ..image.store import ImageNotFound, Store
 from ..oci.reference import Reference
 from . import times
 from .command import Command
-from .completion import image_names
 from .filters import Test, has_label, matching
 from .format import View, render
 from .ps import known_containers
@@ -188,7 +187,7 @@ def _sort(rows: list[Row], key: str) -> list[Row]:
     metavar="KEY",
     help=f"Sort by {', '.join(SORT_KEYS)}.",
 )
-@click.argument("name", required=False, metavar="[IMAGE]", shell_complete=image_names)
+@click.argument("name", required=False, metavar="[IMAGE]")
 @pass_session
 def images(
     session: Session,

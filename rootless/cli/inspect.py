@@ -10,7 +10,7 @@ from ..container.containers import Containers
 from ..errors import ContainerError, RcontainError, UsageError
 from ..image.store import ImageNotFound, Store
 from .command import Command
-from .completion import container_names, container_or_image_names, image_names
+from .completion import container_or_image_names
 from .container_document import ContainerDocument, describe_container
 from .format import render
 from .image_document import ImageDocument, describe_image
@@ -121,7 +121,7 @@ def inspect(session: Session, format_: str, latest: bool, size: bool, type_: str
 @_FORMAT
 @click.option("-l", "--latest", is_flag=True, help="The container that was created last.")
 @_SIZE
-@click.argument("names", nargs=-1, metavar="CONTAINER...", shell_complete=container_names)
+@click.argument("names", nargs=-1, metavar="CONTAINER...")
 @pass_session
 def container_inspect(session: Session, format_: str, latest: bool, size: bool, names: tuple[str, ...]) -> int:
     """Show everything about containers."""
@@ -130,7 +130,7 @@ def container_inspect(session: Session, format_: str, latest: bool, size: bool, 
 
 @click.command("inspect", cls=Command, examples=[("rcontain image inspect -f '{{.Os}}/{{.Architecture}}' alpine", "")])
 @_FORMAT
-@click.argument("names", nargs=-1, metavar="IMAGE...", shell_complete=image_names)
+@click.argument("names", nargs=-1, metavar="IMAGE...")
 @pass_session
 def image_inspect(session: Session, format_: str, names: tuple[str, ...]) -> int:
     """Show everything about images."""

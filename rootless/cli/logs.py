@@ -15,7 +15,6 @@ from ..container.logs import Line, LogReader, Source, follow
 from ..errors import UsageError
 from . import times
 from .command import Command
-from .completion import container_names
 from .session import Session, pass_session
 
 _BUFFER = 1 << 16
@@ -79,7 +78,7 @@ class _Output:
 @click.option("--tail", type=int, default=-1, metavar="N", help="Only the last N lines.")
 @click.option("-t", "--timestamps", is_flag=True, help="Put the time before each line.")
 @click.option("--until", metavar="TIME", help="Only what came before.")
-@click.argument("containers", nargs=-1, metavar="CONTAINER...", shell_complete=container_names)
+@click.argument("containers", nargs=-1, metavar="CONTAINER...")
 @pass_session
 def logs(
     session: Session,

@@ -11,6 +11,7 @@ import io
 import logging
 import os
 import sys
+import time
 
 import click
 
@@ -127,6 +128,7 @@ def with_flags(session: Session, *, root: str | None, storage_driver: str | None
 def run(argv: list[str], session: Session) -> int:
     """Runs the command line `argv` (without the program's name) and returns the exit code. Prints errors on stderr."""
     _prepare_output()
+    time.tzset()  # TZ may be another one than at the start of the engine
     try:
         instruction = session.environment.get(completion.VARIABLE)
         if instruction:

@@ -1,6 +1,6 @@
 """The manual as one page of Markdown, made from the commands themselves: docs/man/rcontain.1.md.
 
-    rcontain help --all > docs/man/rcontain.1.md
+rcontain help --all > docs/man/rcontain.1.md
 """
 
 from __future__ import annotations

@@ -17,7 +17,6 @@ from ..image.store import Store
 from ..oci.platform import Platform
 from ..oci.reference import Reference
 from .command import Command
-from .completion import image_names
 from .session import Session, pass_session
 
 
@@ -40,7 +39,7 @@ from .session import Session, pass_session
 @click.option("-q", "--quiet", is_flag=True, help="Print only the image's id.")
 @click.option("--tls-verify", metavar="BOOL", type=bool, default=None, help="false: accept any registry, also by HTTP.")
 @click.option("--disable-content-trust", is_flag=True, hidden=True)
-@click.argument("names", nargs=-1, metavar="IMAGE...", shell_complete=image_names)
+@click.argument("names", nargs=-1, metavar="IMAGE...")
 @pass_session
 def pull(
     session: Session,

@@ -10,7 +10,6 @@ from ..errors import ContainerError, RcontainError, UsageError
 from ..image.model import Image
 from ..image.store import ImageNotFound, Removed, Store
 from .command import Command
-from .completion import image_names
 from .ps import known_containers
 from .session import Session, pass_session
 
@@ -40,7 +39,7 @@ class ImageInUse(ContainerError):
 @click.option("-a", "--all", "all_", is_flag=True, help="Remove all images.")
 @click.option("-i", "--ignore", is_flag=True, help="Do not complain about images that are not there.")
 @click.option("--no-prune", is_flag=True, help="Accepted for compatibility: there are no intermediate images.")
-@click.argument("names", nargs=-1, metavar="IMAGE...", shell_complete=image_names)
+@click.argument("names", nargs=-1, metavar="IMAGE...")
 @pass_session
 def rmi(session: Session, force: bool, all_: bool, ignore: bool, no_prune: bool, names: tuple[str, ...]) -> int:
     """Remove images."""

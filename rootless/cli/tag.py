@@ -17,7 +17,7 @@ from .session import Session, pass_session
     cls=Command,
     examples=[("rcontain tag 8f87b41d0e7b registry.example.org/team/tool:1.2", "A second name, to push it under")],
 )
-@click.argument("image", metavar="IMAGE", shell_complete=image_names)
+@click.argument("image", metavar="IMAGE")
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @pass_session
 def tag(session: Session, image: str, names: tuple[str, ...]) -> None:
@@ -30,7 +30,7 @@ def tag(session: Session, image: str, names: tuple[str, ...]) -> None:
 
 
 @click.command("untag", cls=Command, examples=[("rcontain untag alpine", "Take its names away; the image stays")])
-@click.argument("image", metavar="IMAGE", shell_complete=image_names)
+@click.argument("image", metavar="IMAGE")
 @click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=image_names)
 @pass_session
 def untag(session: Session, image: str, names: tuple[str, ...]) -> None:

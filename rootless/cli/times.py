@@ -19,30 +19,26 @@ _DURATION_PART = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h|d)")
 _UNITS = {"ns": 1, "us": 1e3, "µs": 1e3, "ms": 1e6, "s": 1e9, "m": 60e9, "h": 3600e9, "d": 86400e9}
 
 
-def parse_rfc3339(text: str) -> int | None:
-    """Nanoseconds since 1970, or None for what is no such time. A time without a zone is in UTC."""
+def parse_rfc3339(text: str, *, local: bool = False) -> int | None:
+    """Nanoseconds since 1970, or None for what is no such time. A time without a zone is in UTC, or `local` time."""
     found = _RFC3339.fullmatch(text.strip())
     if found is None:
         return None
     year, month, day, hour, minute, second, fraction, zone = found.groups()
     try:
-        moment = datetime(
-            int(year),
-            int(month),
-            int(day),
-            int(hour or 0),
-            int(minute or 0),
-            min(int(second or 0), 59),
-            tzinfo=_zone(zone),
-        )
+        day_and_time = (int(year), int(month), int(day), int(hour or 0), int(minute or 0), min(int(second or 0), 59))
+        moment = datetime(*day_and_time, tzinfo=_zone(zone, local)).astimezone(UTC)
         seconds = round((moment - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds())
     except (ValueError, OverflowError):
         return None
     return seconds * SECOND + int((fraction or "").ljust(9, "0"))
 
 
-def _zone(text: str | None) -> timezone:
-    if not text or text in "Zz":
+def _zone(text: str | None, local: bool) -> timezone | None:
+    """None stands for this machine's zone, whose offset depends on the date."""
+    if not text:
+        return None if local else UTC
+    if text in "Zz":
         return UTC
     digits = text[1:].replace(":", "")
     offset = timedelta(hours=int(digits[:2]), minutes=int(digits[2:]))
@@ -65,7 +61,7 @@ def parse_moment(text: str, now_ns: int, flag: str) -> int:
     if re.fullmatch(r"\d{1,12}(\.\d{1,9})?", text):
         whole, _, fraction = text.partition(".")
         return int(whole) * SECOND + int(fraction.ljust(9, "0"))
-    moment = parse_rfc3339(text)
+    moment = parse_rfc3339(text, local=True)
     if moment is None:
         raise UsageError(f'{flag} "{text}" is not a time', hint="use 10m, 2026-01-31T12:00:00Z or seconds since 1970")
     return moment

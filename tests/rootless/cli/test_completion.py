@@ -40,7 +40,15 @@ def test_names(full: CommandLine) -> None:
     assert complete(full, "rcontain inspect wo") == ["worker"]
     assert complete(full, "rcontain rmi hel") == ["hello:latest"]
     assert complete(full, "rcontain rmi registry.example.org/team/demo:") == ["1"]
+    assert complete(full, "rcontain run --rm -it hel") == ["hello:latest"]
+    assert complete(full, "rcontain exec -it wo") == ["worker"]
+    assert complete(full, "rcontain container rm wo") == ["worker"]
     assert complete(full, "rcontain --root /nowhere logs w") == []
+
+
+def test_files_are_the_shells_business(full: CommandLine) -> None:
+    line = {"_RCONTAIN_COMPLETE": "bash_complete", "COMP_WORDS": "rcontain run --env-file ", "COMP_CWORD": ""}
+    assert full(env=line).out == "file,\n"
 
 
 def test_nonsense_completes_to_nothing(full: CommandLine) -> None:

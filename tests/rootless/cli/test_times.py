@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -75,11 +77,21 @@ def test_neither(text: str) -> None:
     assert times.parse_duration(text) is None
 
 
+def test_a_time_without_a_zone_is_local(monkeypatch: pytest.MonkeyPatch) -> None:
+    noon = 1769860800 * times.SECOND  # 2026-01-31T12:00:00Z
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "XYZ-2")
+        time.tzset()
+        assert times.parse_moment("2026-01-31T14:00:00", 0, "--since") == noon
+        assert times.parse_moment("2026-01-31T12:00:00Z", 0, "--since") == noon
+        assert times.parse_rfc3339("2026-01-31T12:00:00") == noon
+    time.tzset()
+
+
 def test_moments() -> None:
     now = 10**18
     assert times.parse_moment("1h30m", now, "--since") == now - 5400 * times.SECOND
     assert times.parse_moment("-10s", now, "--until") == now + 10 * times.SECOND
     assert times.parse_moment("12.5", now, "--since") == 12_500_000_000
-    assert times.parse_moment("2026-01-31", now, "--since") == 1769817600 * times.SECOND
     with pytest.raises(UsageError, match='--since "soon" is not a time'):
         times.parse_moment("soon", now, "--since")
