@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+import os
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 
 import trio
@@ -22,7 +23,7 @@ class LayerMaker:
         self._derive = derive
         self._squash = squash
 
-    async def fetch(self, layer: Layer, chunks: AsyncIterator[bytes], report: PullProgress) -> None:
+    async def fetch(self, layer: Layer, chunks: AsyncGenerator[bytes, None], report: PullProgress) -> None:
         """Have the layer in the store, from `chunks` if its blob is not there yet. They are not touched if it is."""
         if self._store.blobs.has(layer.blob, layer.size) and not lacking(self._store, layer, self._derive):
             report.finish(layer.blob, "already here")
@@ -32,7 +33,6 @@ class LayerMaker:
             if await worker.ready():
                 outcome = "done"
                 report.start(layer.blob, layer.size)
-                assert isinstance(chunks, AsyncGenerator)
                 async with aclosing(chunks):
                     async for chunk in chunks:
                         await worker.send(chunk)
@@ -69,15 +69,31 @@ async def ensure(store: Store, image: Image, derive: Derive, *, squash: bool = F
     maker = LayerMaker(store, derive, squash=squash)
     missing = [layer for layer in dict.fromkeys(image.layers) if lacking(store, layer, derive)]
     notes: list[str] = []
-    if not missing:
-        return notes
-    limit = trio.CapacityLimiter(2)
 
     async def one(layer: Layer) -> None:
-        async with limit:
-            notes.extend(await maker.from_store(layer))
+        notes.extend(await maker.from_store(layer))
 
-    async with trio.open_nursery(strict_exception_groups=False) as nursery:
-        for layer in missing:
-            nursery.start_soon(one, layer)
+    await for_each_layer(missing, os.cpu_count() or 1, one)
     return notes
+
+
+async def for_each_layer(layers: Sequence[Layer], at_once: int, work: Callable[[Layer], Awaitable[None]]) -> None:
+    """Do `work` for all layers, `at_once` at a time. The first error stops the others and is raised as itself."""
+    if not layers:
+        return
+    limit = trio.CapacityLimiter(at_once)
+    failures: list[Exception] = []
+
+    async def one(layer: Layer, cancel: trio.CancelScope) -> None:
+        async with limit:
+            try:
+                await work(layer)
+            except Exception as error:  # noqa: BLE001  raised again below, as itself and not as a group
+                failures.append(error)
+                cancel.cancel()
+
+    async with trio.open_nursery() as nursery:
+        for layer in layers:
+            nursery.start_soon(one, layer, nursery.cancel_scope)
+    if failures:
+        raise failures[0]

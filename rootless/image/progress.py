@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from typing import Protocol, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 
 from rootless.oci.digest import Digest
+
+_REDRAW = 0.1
+"""Seconds between two drawings of the bars."""
 
 
 class PullProgress(Protocol):
@@ -82,10 +86,12 @@ class Bars:
             TransferSpeedColumn(),
             TextColumn("{task.fields[outcome]}"),
             console=Console(file=file),
+            auto_refresh=False,  # it would take a thread, and a pull forks
             redirect_stdout=False,
             redirect_stderr=False,
         )
         self._tasks: dict[Digest, TaskID] = {}
+        self._drawn = 0.0
 
     def message(self, text: str) -> None:
         self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -96,12 +102,17 @@ class Bars:
 
     def advance(self, layer: Digest, count: int) -> None:
         self._progress.advance(self._tasks[layer], count)
+        now = time.monotonic()
+        if now - self._drawn >= _REDRAW:
+            self._drawn = now
+            self._progress.refresh()
 
     def finish(self, layer: Digest, outcome: str) -> None:
         self.start(layer, 1)
         task = self._tasks[layer]
         total = next(one.total for one in self._progress.tasks if one.id == task)
         self._progress.update(task, completed=total, outcome=outcome)
+        self._progress.refresh()
 
     def __enter__(self) -> Bars:
         self._progress.start()

@@ -14,11 +14,9 @@ import os
 from collections.abc import Mapping
 from enum import StrEnum
 
-import trio
-
 from rootless.errors import HostError, ImageError, RegistryError
 from rootless.image.auth import Credentials
-from rootless.image.derive import LayerMaker
+from rootless.image.derive import LayerMaker, for_each_layer
 from rootless.image.model import Derive, Image, Layer
 from rootless.image.progress import PullProgress, Quiet
 from rootless.image.registry import Registry
@@ -229,22 +227,11 @@ async def _fetch_layers(
     """All layers, PARALLEL at a time. The first error stops the others."""
     descriptors = {blob.digest: blob for blob in manifest.layers or ()}
     maker = LayerMaker(store, derive, squash=squash)
-    limit = trio.CapacityLimiter(PARALLEL)
-    failures: list[Exception] = []
 
-    async def one(layer: Layer, cancel: trio.CancelScope) -> None:
-        async with limit:
-            try:
-                await maker.fetch(layer, registry.blob(descriptors[layer.blob]), report)
-            except Exception as error:  # noqa: BLE001  raised again below, as itself and not as a group
-                failures.append(error)
-                cancel.cancel()
+    async def one(layer: Layer) -> None:
+        await maker.fetch(layer, registry.blob(descriptors[layer.blob]), report)
 
-    async with trio.open_nursery() as nursery:
-        for layer in dict.fromkeys(layers):
-            nursery.start_soon(one, layer, nursery.cancel_scope)
-    if failures:
-        raise failures[0]
+    await for_each_layer(list(dict.fromkeys(layers)), PARALLEL, one)
 
 
 async def _is_outdated(

@@ -6,7 +6,7 @@ HTTP if that fails; since some plain servers never answer a TLS greeting, HTTP i
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from types import TracebackType
 from urllib.parse import urlencode
 
@@ -125,7 +125,7 @@ class Registry:
         descriptor.digest.verify(raw, f"blob {descriptor.digest} of {self._reference.name}")
         return raw
 
-    async def blob(self, descriptor: Descriptor) -> AsyncIterator[bytes]:
+    async def blob(self, descriptor: Descriptor) -> AsyncGenerator[bytes, None]:
         """A blob's bytes in order, exactly as many as the descriptor says. An interrupted transfer is resumed.
 
         The content is not verified here: whoever keeps it hashes it.

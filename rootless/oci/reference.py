@@ -88,12 +88,14 @@ class Reference:
     def familiar(self) -> str:
         """The shortest text that means the same: `busybox:latest`, `quay.io/a/b@sha256:…`."""
         text = str(self)
-        prefix = f"{DEFAULT_REGISTRY}/"
-        if text.startswith(prefix + _OFFICIAL) and "/" not in self.repository[len(_OFFICIAL) :]:
-            return text[len(prefix + _OFFICIAL) :]
-        if text.startswith(prefix) and "/" in self.repository:
-            return text[len(prefix) :]
-        return text
+        if self.registry != DEFAULT_REGISTRY:
+            return text
+        name = self.repository
+        if name.startswith(_OFFICIAL) and "/" not in name[len(_OFFICIAL) :]:
+            name = name[len(_OFFICIAL) :]
+        if _split_registry(name)[0] != DEFAULT_REGISTRY or _IDENTIFIER.fullmatch(name):
+            return text  # without its registry it would mean something else
+        return name + text[len(self.name) :]
 
     def with_digest(self, digest: Digest) -> Reference:
         """The same repository at one digest, without a tag."""

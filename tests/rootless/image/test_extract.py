@@ -252,6 +252,7 @@ REFUSED: dict[str, list[images.Member]] = {
 @pytest.mark.parametrize("name", ATTACKS)
 def test_nothing_leaves_the_tree(tmp_path: Path, outside: Path, name: str) -> None:
     extracted(tmp_path, images.tar(ATTACKS[name]))
+    assert not os.path.lexists("/tmp/rc-attack")
 
 
 @pytest.mark.userns

@@ -83,9 +83,6 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield address
 
 
-pytestmark = pytest.mark.keeps("module-scoped registry")
-
-
 @pytest.mark.registry
 async def test_pull_from_a_real_registry(store: Store, served: str) -> None:
     image = await fetch(store, f"{served}/test/demo:1")

@@ -1,0 +1,68 @@
+"""Decompression as a stream."""
+
+from __future__ import annotations
+
+import gzip
+
+import pytest
+import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rootless.errors import ImageError
+from rootless.image.compression import decompressor
+from rootless.oci.mediatype import Compression
+
+PACK = {
+    Compression.GZIP: gzip.compress,
+    Compression.ZSTD: zstandard.compress,
+    Compression.NONE: bytes,
+}
+
+
+def unpack(compression: Compression, packed: bytes, step: int = 1 << 20) -> bytes:
+    stream = decompressor(compression)
+    pieces = [piece for at in range(0, len(packed), step) for piece in stream.feed(packed[at : at + step])]
+    stream.close()
+    return b"".join(pieces)
+
+
+@given(
+    st.sampled_from(list(Compression)),
+    st.lists(st.tuples(st.binary(max_size=300), st.integers(1, 2000)), max_size=4),
+    st.integers(1, 700),
+)
+@settings(max_examples=60)
+def test_members_in_any_steps(compression: Compression, parts: list[tuple[bytes, int]], step: int) -> None:
+    contents = [text * times for text, times in parts]
+    packed = b"".join(PACK[compression](content) for content in contents)
+    if compression is Compression.GZIP and not packed:
+        packed = gzip.compress(b"")
+    assert unpack(compression, packed, step) == b"".join(contents)
+
+
+@pytest.mark.parametrize("compression", [Compression.GZIP, Compression.ZSTD])
+def test_damage(compression: Compression) -> None:
+    packed = PACK[compression](bytes(range(256)) * 500)
+    for bad in (packed[:-1], packed[: len(packed) // 2], b"x" * 100, packed + b"trailing garbage"):
+        with pytest.raises(ImageError, match=r"gzip|zstd"):
+            unpack(compression, bad)
+
+
+def test_zero_padding_after_gzip_is_ignored() -> None:
+    assert unpack(Compression.GZIP, gzip.compress(b"a") + bytes(1000)) == b"a"
+
+
+def test_bombs() -> None:
+    packed = zstandard.ZstdCompressor(level=1).compress(bytes(512 << 20))
+    with pytest.raises(ImageError, match="bomb"):
+        unpack(Compression.ZSTD, packed)
+
+
+def test_a_window_that_is_too_large() -> None:
+    parameters = zstandard.ZstdCompressionParameters(window_log=30)
+    compressor = zstandard.ZstdCompressor(compression_params=parameters)
+    stream = compressor.compressobj()
+    packed = stream.compress(b"x" * 100_000) + stream.flush()
+    with pytest.raises(ImageError, match="zstd"):
+        unpack(Compression.ZSTD, packed)

@@ -1,0 +1,99 @@
+"""TLS, patience, and what errors say."""
+
+from __future__ import annotations
+
+import ssl
+import subprocess
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from email.utils import format_datetime
+from pathlib import Path
+
+import pytest
+
+from rootless.errors import RegistryError
+from rootless.image.registry import Registry
+from rootless.image.transport import is_loopback, pause, retry_after
+from rootless.oci.reference import Reference
+from tests.kit import images
+from tests.kit.registry import FakeRegistry, fake_registry
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> tuple[str, str]:
+    """A self-signed certificate for 127.0.0.1, and its key."""
+    pem, key = str(tmp_path / "cert.pem"), str(tmp_path / "key.pem")
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+         "-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", pem],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return pem, key
+
+
+@pytest.fixture
+def tls_registry(tmp_path: Path, certificate: tuple[str, str]) -> Iterator[FakeRegistry]:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    layout = images.Layout(str(tmp_path / "layout"))
+    layout.image("x", [images.pack(images.tar([]))])
+    with fake_registry(layout.path, context=context) as fake:
+        yield fake
+
+
+async def manifest(fake: FakeRegistry, *, tls_verify: bool | None, home: str = "/nonexistent") -> None:
+    reference = Reference.parse(f"{fake.address}/a:x")
+    async with Registry(reference, tls_verify=tls_verify, environ={"HOME": home}) as registry:
+        await registry.manifest("x")
+
+
+async def test_an_unknown_certificate(tls_registry: FakeRegistry) -> None:
+    with pytest.raises(RegistryError, match=r"cannot be trusted.*certs\.d"):
+        await manifest(tls_registry, tls_verify=True)
+    await manifest(tls_registry, tls_verify=False)
+    await manifest(tls_registry, tls_verify=None)  # loopback
+
+
+async def test_a_certificate_in_certs_d(
+    tls_registry: FakeRegistry, certificate: tuple[str, str], tmp_path: Path
+) -> None:
+    directory = tmp_path / ".config/containers/certs.d" / tls_registry.address
+    directory.mkdir(parents=True)
+    (directory / "ca.crt").write_text(Path(certificate[0]).read_text())
+    await manifest(tls_registry, tls_verify=True, home=str(tmp_path))
+
+
+async def test_plain_http_where_tls_is_wanted(tmp_path: Path) -> None:
+    layout = images.Layout(str(tmp_path / "layout"))
+    layout.image("x", [images.pack(images.tar([]))])
+    with fake_registry(layout.path) as fake:
+        with pytest.raises(RegistryError, match=r"does not speak TLS.*--tls-verify=false"):
+            await manifest(fake, tls_verify=True)
+        await manifest(fake, tls_verify=False)
+
+
+@pytest.mark.parametrize("authority", ["localhost", "localhost:5000", "127.0.0.1", "127.8.9.10:80", "[::1]:5000"])
+def test_loopback(authority: str) -> None:
+    assert is_loopback(authority)
+
+
+@pytest.mark.parametrize(
+    "authority", ["example.com", "10.0.0.1:5000", "localhost.example.com", "[fe80::1]:5000", "1270.0.0.1"]
+)
+def test_not_loopback(authority: str) -> None:
+    assert not is_loopback(authority)
+
+
+def test_retry_after() -> None:
+    now = datetime(2024, 1, 1, tzinfo=UTC)
+    later = format_datetime(datetime(2024, 1, 1, 0, 0, 30, tzinfo=UTC))
+    assert retry_after("7", now.timestamp()) == 7
+    assert retry_after(later, now.timestamp()) == 30
+    assert retry_after(later, now.timestamp() + 60) == 0
+    for text in (None, "", "soon", "-1", "9" * 400):
+        value = retry_after(text, now.timestamp())
+        assert value is None or value > 0
+
+
+def test_pauses_grow() -> None:
+    assert pause(1) < pause(3) < pause(5) < 20
