@@ -233,9 +233,11 @@ def refuse(connection: socket.socket, error: Exception) -> NoReturn:
 def preload() -> None:
     """Imports what sessions need, so that none of them has to."""
     from .cli import main as command_line
+    from .cli import run
     from .container import warm
 
     command_line.preload()
+    run.prepare()
     warm.up()
 
 

@@ -13,8 +13,8 @@ from ..container.caller import Caller
 from ..container.containers import Container, Containers
 from ..container.options import CreateOptions
 from ..errors import ContainerError, UsageError
-from .command import Command
 from .options import creation_flags, creation_options
+from .quick import QuickCommand
 from .session import pass_session
 
 # Flags end at the image; what follows belongs to the command in the container.
@@ -24,7 +24,7 @@ _COMMAND = click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="
 
 
 @click.command(
-    cls=Command,
+    cls=QuickCommand,
     context_settings=_SETTINGS,
     examples=[
         ("rcontain run --rm docker.io/library/alpine echo hello", "Pull if needed, run, remove"),
@@ -51,7 +51,7 @@ def run(session: Caller, /, detach: bool, image: str, command: tuple[str, ...], 
 
 
 @click.command(
-    cls=Command,
+    cls=QuickCommand,
     context_settings=_SETTINGS,
     examples=[("rcontain create --name job alpine sleep 60", "Make it; `rcontain start job` runs it")],
 )
@@ -63,6 +63,13 @@ def create(session: Caller, /, image: str, command: tuple[str, ...], **flags: An
     """Create a container without starting it, and print its id."""
     container, _ = _create(session, image, command, flags)
     click.echo(container.id)
+
+
+def prepare() -> None:
+    """Makes what parsing these commands needs; the engine does this once."""
+    for command in (run, create):
+        assert isinstance(command, QuickCommand)
+        command.prepare("image")
 
 
 def _create(

@@ -36,6 +36,16 @@ def hosts(host_file: str, network: Network, *, hostname: str, name: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def passwd_line(uid: int, gid: int, *, name: str, home: str) -> str:
+    """passwd(5), for a user that the image does not know; without it `whoami`, ssh and git complain."""
+    return f"{name}:*:{uid}:{gid}:container user:{home}:/bin/sh\n"
+
+
+def group_line(gid: int, *, name: str) -> str:
+    """group(5)."""
+    return f"{name}:x:{gid}:\n"
+
+
 def resolv_conf(host_file: str, network: Network) -> str:
     """The user-mode network's relay asks the host's servers, whatever they become; so only it is named."""
     servers, search, options = parse_resolv_conf(host_file)

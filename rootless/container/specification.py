@@ -18,13 +18,14 @@ from ..runtime import capabilities, facts, seccomp
 from ..runtime import spec as runtime_spec
 from ..runtime.idmap import IdMaps
 from ..runtime.rootdir import RootDir
-from ..runtime.user import resolve_user
+from ..runtime.user import Resolved, parse_group, parse_passwd, resolve_user
 from . import etcfiles
 from .containers import Container
 from .record import MountPoint, Record
 from .volumes import Volume, chown_tree
 
 _UNLIMITED = 2**64 - 1
+_ACCOUNTS_LIMIT = 16 << 20  # bytes of /etc/passwd or /etc/group
 
 
 def write(container: Container, record: Record, ids: IdMaps, rootfs: str) -> Spec:
@@ -33,6 +34,7 @@ def write(container: Container, record: Record, ids: IdMaps, rootfs: str) -> Spe
     with RootDir.at(rootfs) as root:
         found = resolve_user(root, record.user or _own_id(record))
         added = [resolve_user(root, f"0:{group}").user.gid for group in options.groups]
+        accounts = _accounts(container, record, root, found)
     user = structs.replace(found.user, additional_gids=tuple(dict.fromkeys((*found.user.additional_gids, *added))))
     environment = dict(entry.partition("=")[::2] for entry in record.environment)
     environment.setdefault("HOME", found.home)
@@ -48,7 +50,7 @@ def write(container: Container, record: Record, ids: IdMaps, rootfs: str) -> Spe
         hostname=record.hostname,
         terminal=record.terminal,
         readonly_rootfs=record.read_only,
-        mounts=(*_own_files(container, record), *_mounts(container, record, ids, user)),
+        mounts=(*_own_files(container, record), *accounts, *_mounts(container, record, ids, user)),
         cap_add=options.cap_add,
         cap_drop=options.cap_drop,
         privileged=options.privileged,
@@ -116,6 +118,37 @@ def _own_files(container: Container, record: Record) -> list[Mount]:
             source = container.write_file(name, content.encode())
             mounts.append(_bind(source, f"/etc/{name}", ("rprivate", "nosuid", "nodev", "noexec")))
     return mounts
+
+
+def _accounts(container: Container, record: Record, root: RootDir, found: Resolved) -> list[Mount]:
+    """/etc/passwd and /etc/group with a line for a user that the image does not know, as Podman adds it."""
+    uid, gid = found.user.uid, found.user.gid
+    taken = {point.destination for point in record.mounts}
+    mounts = []
+    for path, known, line in (
+        (
+            "/etc/passwd",
+            lambda raw: any(account.uid == uid for account in parse_passwd(raw)),
+            etcfiles.passwd_line(uid, gid, name=_account_name(record, uid), home=record.working_directory),
+        ),
+        (
+            "/etc/group",
+            lambda raw: gid == 0 or any(group.gid == gid for group in parse_group(raw)),
+            etcfiles.group_line(gid, name=_account_name(record, gid)),
+        ),
+    ):
+        content = root.read(path, _ACCOUNTS_LIMIT)
+        if content is None or path in taken or "/etc" in taken or known(content):
+            continue
+        if content and not content.endswith(b"\n"):
+            content += b"\n"
+        source = container.write_file(os.path.basename(path), content + line.encode())
+        mounts.append(_bind(source, path, ("rprivate", "nosuid", "nodev", "noexec")))
+    return mounts
+
+
+def _account_name(record: Record, id: int) -> str:
+    return os.environ.get("USER") or str(id) if record.user_namespace.startswith("keep-id") else str(id)
 
 
 def _bind(source: str, destination: str, options: tuple[str, ...]) -> Mount:
