@@ -124,26 +124,19 @@ def _accounts(container: Container, record: Record, root: RootDir, found: Resolv
     """/etc/passwd and /etc/group with a line for a user that the image does not know, as Podman adds it."""
     uid, gid = found.user.uid, found.user.gid
     taken = {point.destination for point in record.mounts}
+    additions = []
+    passwd, group = (root.read(path, _ACCOUNTS_LIMIT) for path in ("/etc/passwd", "/etc/group"))
+    if passwd is not None and all(account.uid != uid for account in parse_passwd(passwd)):
+        line = etcfiles.passwd_line(uid, gid, name=_account_name(record, uid), home=record.working_directory)
+        additions.append(("passwd", passwd, line))
+    if group is not None and gid != 0 and all(entry.gid != gid for entry in parse_group(group)):
+        additions.append(("group", group, etcfiles.group_line(gid, name=_account_name(record, gid))))
     mounts = []
-    for path, known, line in (
-        (
-            "/etc/passwd",
-            lambda raw: any(account.uid == uid for account in parse_passwd(raw)),
-            etcfiles.passwd_line(uid, gid, name=_account_name(record, uid), home=record.working_directory),
-        ),
-        (
-            "/etc/group",
-            lambda raw: gid == 0 or any(group.gid == gid for group in parse_group(raw)),
-            etcfiles.group_line(gid, name=_account_name(record, gid)),
-        ),
-    ):
-        content = root.read(path, _ACCOUNTS_LIMIT)
-        if content is None or path in taken or "/etc" in taken or known(content):
-            continue
-        if content and not content.endswith(b"\n"):
-            content += b"\n"
-        source = container.write_file(os.path.basename(path), content + line.encode())
-        mounts.append(_bind(source, path, ("rprivate", "nosuid", "nodev", "noexec")))
+    for name, content, line in additions:
+        if f"/etc/{name}" not in taken and "/etc" not in taken:
+            separator = b"" if not content or content.endswith(b"\n") else b"\n"
+            source = container.write_file(name, content + separator + line.encode())
+            mounts.append(_bind(source, f"/etc/{name}", ("rprivate", "nosuid", "nodev", "noexec")))
     return mounts
 
 
