@@ -89,6 +89,14 @@ class Registry:
 
     async def manifest(self, version: str) -> Document:
         """The manifest or index at a tag or digest, verified against the digest. Raises RegistryError, ImageError."""
+        for attempt in range(1, ATTEMPTS):
+            try:
+                return await self._manifest(version)
+            except _CutOff:
+                await trio.sleep(pause(attempt))
+        return await self._manifest(version)
+
+    async def _manifest(self, version: str) -> Document:
         url = f"{self._base}/manifests/{version}"
         async with self._transport_request("GET", url, {"Accept": ACCEPT}) as response:
             if response.status_code != 200:
@@ -192,7 +200,8 @@ class Registry:
     async def _probe(self, scheme: str) -> tuple[int, list[Challenge]]:
         url = f"{scheme}://{self._authority}/v2/"
         async with self._transport.request("GET", url, limits=_PROBE) as response:
-            if response.status_code == 200 and response.headers.get("content-type", "").startswith("text/html"):
+            is_page = response.headers.get("content-type", "").startswith("text/html")
+            if response.status_code == 200 and is_page and "docker-distribution-api-version" not in response.headers:
                 raise RegistryError(
                     f"{self._authority} does not look like an image registry: it answers with a web page",
                     hint="check the name in front of the first slash",
@@ -354,8 +363,12 @@ class Registry:
                 if len(raw) > limit:
                     raise ImageError(f"{what} from {self._authority} is larger than {limit} bytes")
         except httpx.HTTPError as error:
-            raise RegistryError(*explain(error, str(response.request.url))) from error
+            raise _CutOff(*explain(error, str(response.request.url))) from error
         return bytes(raw)
+
+
+class _CutOff(RegistryError):
+    """A body that stopped in the middle."""
 
 
 class _Authorized:

@@ -41,7 +41,9 @@ def test_bars_on_a_terminal() -> None:
             progress.advance(LAYER, 10)
             progress.finish(LAYER, "done")
         terminal.flush()
-        shown = os.read(ours, 100_000)
+        shown = b""
+        while b"\x1b[?25h" not in shown:
+            shown += os.read(ours, 100_000)
     os.close(ours)
     assert b"Pulling [x]" in shown and LAYER.short.encode() in shown
     assert shown.count(b"\x1b[?25l") == shown.count(b"\x1b[?25h")  # the cursor is back

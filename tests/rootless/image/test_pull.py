@@ -21,12 +21,14 @@ from rootless.errors import HostError, ImageError, RegistryError, UsageError
 from rootless.image.auth import Credentials
 from rootless.image.model import Derive, Image
 from rootless.image.progress import Quiet
+from rootless.image.removal import remove_tree
 from rootless.image.pull import PullPolicy, obtain, pull
 from rootless.image.store import ImageNotFound, Store
 from rootless.oci.digest import Digest
 from rootless.oci.platform import Platform
 from rootless.oci.reference import Reference
 from tests.kit import images
+from tests.kit.userns import in_namespaces
 from tests.kit.registry import Answer, FakeRegistry, Request, Rule, fake_registry, registry
 
 CHECKOUT = Path(__file__).resolve().parents[3]
@@ -243,6 +245,17 @@ async def test_an_interrupted_blob_is_resumed(store: Store, demo: str) -> None:
         assert cut[0] == 4
         assert any("range" in request.headers for request in fake.requests)
     assert len(image.layers) == 3
+
+
+async def test_a_manifest_that_is_cut_off_is_asked_for_again(store: Store, demo: str) -> None:
+    with fake_registry(demo) as fake:
+        manifest = fake.honest(Request("GET", "/v2/a/manifests/demo", {}))
+        manifest.cut = 100
+        fake.rules.append(when("/manifests/", manifest, times=2))
+        await fetch(store, f"{fake.address}/a:demo")
+        fake.rules[:] = [when("/manifests/", manifest)]
+        with pytest.raises(RegistryError, match="closed the connection in the middle"):
+            await fetch(store, f"{fake.address}/a:demo")
 
 
 async def test_a_blob_that_stays_truncated(store: Store, demo: str) -> None:
@@ -496,7 +509,8 @@ def test_killed_in_the_middle(store: Store, demo: str) -> None:
     script = (
         "import sys, trio\n"
         "from rootless.image.store import Store\n"
-        "from rootless.image.pull import pull\n"
+        "from rootless.image.removal import remove_tree
+from rootless.image.pull import pull\n"
         "from rootless.oci.reference import Reference\n"
         "trio.run(lambda: pull(Store(sys.argv[1]), Reference.parse(sys.argv[2]), environ={}))\n"
     )
@@ -537,9 +551,33 @@ async def test_two_pulls_at_once_fetch_each_layer_once(store: Store, demo: str) 
 
 
 @pytest.mark.userns
-def test_a_full_disk_in_the_middle(demo: str, tmp_path: Path) -> None:
-    from tests.kit.userns import in_namespaces
+@pytest.mark.registry
+def test_trees_while_pulling(served: str, tmp_path: Path) -> None:
+    """As the engine does it: root of a user namespace pulls, and the kernel's overlay shows the result."""
 
+    def work() -> list[object]:
+        store = Store(str(tmp_path / "store"))
+        store.prepare()
+        image = trio.run(lambda: fetch(store, f"{served}/test/demo:1", derive=Derive.INDEX | Derive.TREE))
+        for name in ("upper", "work", "merged"):
+            os.mkdir(tmp_path / name)
+        lower = ":".join(store.tree_path(layer) for layer in reversed(image.layers))
+        options = f"lowerdir={lower},upperdir={tmp_path}/upper,workdir={tmp_path}/work,userxattr"
+        subprocess.run(["mount", "-t", "overlay", "-o", options, "none", tmp_path / "merged"], check=True)
+        hidden = os.listdir(tmp_path / "merged/srv/hidden")
+        kept = os.stat(tmp_path / "merged/srv/kept")
+        setuid = os.stat(tmp_path / "merged/usr/bin/su-id").st_mode & 0o7777
+        names = sorted(os.listdir(tmp_path / "merged/srv"))
+        subprocess.run(["umount", tmp_path / "merged"], check=True)
+        for name in ("store", "upper", "work", "merged"):
+            remove_tree(str(tmp_path / name))
+        return [hidden, names, (kept.st_uid, kept.st_gid), setuid]
+
+    assert in_namespaces(work) == [["new"], ["hidden", "kept"], (1000, 50), 0o4755]
+
+
+@pytest.mark.userns
+def test_a_full_disk_in_the_middle(demo: str, tmp_path: Path) -> None:
     def work() -> list[str]:
         small = str(tmp_path / "small")
         os.mkdir(small)
