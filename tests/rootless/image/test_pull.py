@@ -21,15 +21,15 @@ from rootless.errors import HostError, ImageError, RegistryError, UsageError
 from rootless.image.auth import Credentials
 from rootless.image.model import Derive, Image
 from rootless.image.progress import Quiet
-from rootless.image.removal import remove_tree
 from rootless.image.pull import PullPolicy, obtain, pull
+from rootless.image.removal import remove_tree
 from rootless.image.store import ImageNotFound, Store
 from rootless.oci.digest import Digest
 from rootless.oci.platform import Platform
 from rootless.oci.reference import Reference
 from tests.kit import images
-from tests.kit.userns import in_namespaces
 from tests.kit.registry import Answer, FakeRegistry, Request, Rule, fake_registry, registry
+from tests.kit.userns import in_namespaces
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 
@@ -509,8 +509,7 @@ def test_killed_in_the_middle(store: Store, demo: str) -> None:
     script = (
         "import sys, trio\n"
         "from rootless.image.store import Store\n"
-        "from rootless.image.removal import remove_tree
-from rootless.image.pull import pull\n"
+        "from rootless.image.pull import pull\n"
         "from rootless.oci.reference import Reference\n"
         "trio.run(lambda: pull(Store(sys.argv[1]), Reference.parse(sys.argv[2]), environ={}))\n"
     )
