@@ -9,9 +9,9 @@ import re
 from collections.abc import Mapping, Sequence
 
 from .gofunctions import to_json
-from .template import FormatError, Template, View, parse
+from .template import FormatError, Method, Template, View, parse
 
-__all__ = ("FormatError", "View", "layout", "render", "to_json")
+__all__ = ("FormatError", "Method", "View", "layout", "render", "to_json")
 
 # Podman's tabwriter: cells are followed by two spaces and are at least twelve wide; the last one is not padded.
 _CELL_MIN = 12

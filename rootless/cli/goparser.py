@@ -44,7 +44,7 @@ class Operand:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A function with its arguments, or one operand alone (`function` is then "")."""
+    """A function with its arguments. Without a function, an operand, and arguments where that is a method."""
 
     function: str
     arguments: tuple[Literal | Operand | Call, ...]
@@ -284,10 +284,11 @@ class Parser:
             self.at += 1
             return Call(token.text, self._arguments(), position)
         operand = self._argument()
+        arguments = self._arguments() if isinstance(operand, Operand) and operand.fields else ()
         extra = self._peek()
         if extra is not None and not (extra.kind == "mark" and extra.text in ("|", ")")):
             raise FormatError(f"unexpected {extra.text!r}; only a function takes arguments", extra.position)
-        return Call("", (operand,), position)
+        return Call("", (operand, *arguments), position)
 
     def _arguments(self) -> tuple[Literal | Operand | Call, ...]:
         found: list[Literal | Operand | Call] = []

@@ -18,7 +18,7 @@ from ..errors import ContainerError, UsageError
 from . import times
 from .command import Command
 from .filters import Test, has_label, matching
-from .format import View, render
+from .format import Method, View, render
 from .session import Session, pass_session
 
 _NEVER = -62135596800  # Go's zero time, in seconds since 1970: what Podman prints for a time that never was
@@ -205,6 +205,7 @@ def _view(summary: ContainerSummary, known: Known, *, full: bool) -> View:
         "RunningFor": summary.created_at,
         "Ports": ports(published(known.record, known.state)),
         "Names": known.record.name,
+        "Label": Method(lambda name: summary.labels.get(str(name), "")),
         "Mounts": ",".join(summary.mounts),
         "Networks": ",".join(summary.networks),
         "Size": ""

@@ -5,8 +5,8 @@
 
 Source: https://pkg.go.dev/text/template; the functions json, join, split, lower, upper, title, pad and truncate are
 Docker's and Podman's. There are fields, variables, pipelines, parentheses, literals, comments, trim markers, if, with,
-range (else, break, continue) and the functions. Named templates (define, template, block) are left out, and so are
-methods.
+range (else, break, continue), the functions, and methods of one argument. Named templates (define, template, block) are
+left out.
 
 A value is None, a bool, number or string, a list or tuple, a mapping, a msgspec struct (fields by their JSON names), or
 a View. Anything wrong with a template or its use raises FormatError; nothing else is raised.
@@ -23,7 +23,7 @@ import msgspec
 from .gofunctions import FUNCTIONS, FunctionError, show, truth
 from .goparser import Block, Call, FormatError, Literal, Node, Operand, Parser, Pipeline, Text
 
-__all__ = ("FormatError", "Template", "View", "parse")
+__all__ = ("FormatError", "Method", "Template", "View", "parse")
 
 
 class View:
@@ -34,6 +34,18 @@ class View:
     def __init__(self, document: msgspec.Struct, shown: Mapping[str, object]) -> None:
         self.document = document
         self.shown = shown
+
+
+class Method:
+    """A field in `View.shown` that takes an argument, as Docker's `{{.Label "name"}}` does."""
+
+    __slots__ = ("call",)
+
+    def __init__(self, call: Callable[[object], object]) -> None:
+        self.call = call
+
+    def __str__(self) -> str:
+        return "<method>"
 
 
 class Heading(str):
@@ -139,7 +151,7 @@ class _Run:
 
     def call(self, call: Call, dot: object, piped: tuple[object, ...]) -> object:
         if not call.function:
-            return self.argument(call.arguments[0], dot)
+            return self.method(call, dot)
         if call.function in ("and", "or"):
             return self.logic(call, dot, piped)
         arguments = [*(self.argument(argument, dot) for argument in call.arguments), *piped]
@@ -152,6 +164,17 @@ class _Run:
             raise FormatError(f"{call.function}: {error}", call.position) from None
         except TypeError:
             raise FormatError(f"{call.function}: wrong number of arguments", call.position) from None
+
+    def method(self, call: Call, dot: object) -> object:
+        value = self.argument(call.arguments[0], dot)
+        arguments = [self.argument(argument, dot) for argument in call.arguments[1:]]
+        if isinstance(value, Method):
+            if len(arguments) != 1:
+                raise FormatError("a method wants one argument", call.position)
+            return value.call(arguments[0])
+        if arguments and not isinstance(value, Heading):
+            raise FormatError(f"{kind(value)} takes no arguments; only functions do", call.position)
+        return value
 
     def logic(self, call: Call, dot: object, piped: tuple[object, ...]) -> object:
         """Evaluates no more than it needs to, as Go does."""

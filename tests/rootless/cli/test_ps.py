@@ -70,6 +70,9 @@ def test_templates(three: CommandLine) -> None:
     assert three.lines("ps", "--format", "{{len .ID}} {{.State}}") == ["12 running"]
     assert three.lines("ps", "--format", "{{json .Labels}}") == ['{"team":"b"}']
     assert three.lines("ps", "--format", '{{.Labels.team}} {{index .Labels "none"}}.') == ["b ."]
+    assert three.lines("ps", "--format", '{{.Label "team"}}{{.Label "none"}}') == ["b"]
+    assert three.lines("ps", "--format", 'table {{.Label "team"}}') == ["LABEL", "b"]
+    assert "a method wants one argument" in three("ps", "--format", "{{.Label}}").err
     table = three.lines("ps", "-a", "--format", r"table {{.Names}}\t{{.Status}}")
     assert table[0] == "NAMES       STATUS"
     assert table[1] == "new         Created"
