@@ -54,6 +54,7 @@ class Command(click.Command):
 
 _TRUE = ("1", "t", "T", "true", "TRUE", "True")
 _FALSE = ("0", "f", "F", "false", "FALSE", "False")
+_BOOLEANS = tuple(f"={word}" for word in (*_TRUE, *_FALSE))
 
 
 def spell_out_booleans(command: click.Command, args: Sequence[str], *, interspersed: bool) -> list[str]:
@@ -62,6 +63,8 @@ def spell_out_booleans(command: click.Command, args: Sequence[str], *, intersper
     Only words in the place of a flag are looked at: not values, and nothing after `--` or, unless flags may be
     `interspersed`, after the first argument.
     """
+    if not any(word.endswith(_BOOLEANS) for word in args):
+        return list(args)
     options = {name: param for param in command.params if isinstance(param, click.Option) for name in param.opts}
     out: list[str] = []
     rest = iter(args)
@@ -69,15 +72,19 @@ def spell_out_booleans(command: click.Command, args: Sequence[str], *, intersper
         if word == "--" or (not interspersed and not word.startswith("-")):
             return [*out, word, *rest]
         name, equals, value = word.partition("=")
-        option = options.get(name)
-        if option is not None and option.is_flag and equals and value in (*_TRUE, *_FALSE):
-            if value in _TRUE:
-                out.append(name)
+        flags = [name] if name.startswith("--") else [f"-{letter}" for letter in name[1:]]
+        if equals and value in (*_TRUE, *_FALSE) and flags and all(_is_flag(options.get(flag)) for flag in flags):
+            # In a cluster of short flags the value is the last one's.
+            out.extend(flags if value in _TRUE else flags[:-1])
             continue
         out.append(word)
         if not equals and _takes_next_word(word, options):
             out.extend([value for value in [next(rest, None)] if value is not None])
     return out
+
+
+def _is_flag(option: click.Option | None) -> bool:
+    return option is not None and option.is_flag
 
 
 def _takes_next_word(word: str, options: Mapping[str, click.Option]) -> bool:

@@ -94,7 +94,7 @@ def logs(
 ) -> None:
     """Show what containers have printed.
 
-    What they printed on stderr goes to stderr. The newest 16 MiB or more of each container's log are kept.
+    What they printed on stderr goes to stderr. The newest 128 MiB or more of each container's log are kept.
     """
     chosen = _chosen(Containers(session.settings), containers, latest)
     now_ns = time.time_ns()

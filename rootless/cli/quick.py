@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from .command import Command
+from .command import Command, spell_out_booleans
 
 
 class QuickCommand(Command):
@@ -37,7 +37,9 @@ class QuickCommand(Command):
         if self._defaults is None or ctx.resilient_parsing:
             return super().parse_args(ctx, args)
         parser = self.make_parser(ctx)
-        values, remaining, order = parser.parse_args(args=list(args))
+        values, remaining, order = parser.parse_args(
+            args=spell_out_booleans(self, args, interspersed=ctx.allow_interspersed_args)
+        )
         rest: list[str] = list(remaining)
         positional = [param for param in self.params if isinstance(param, click.Argument)]
         for param in [*dict.fromkeys(param for param in order if param not in positional), *positional]:

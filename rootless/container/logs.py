@@ -18,8 +18,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-DEFAULT_MAX_SIZE = 16 << 20
-"""Bytes. Podman has no limit; this one keeps two runaway containers from filling a home directory's quota."""
+DEFAULT_MAX_SIZE = 128 << 20
+"""Bytes. Podman has no limit; this one keeps a container that prints without end from filling a home directory."""
 
 PARTIAL_MAX = 8192
 """Bytes of a line without an end that the writer holds back at most."""
