@@ -68,14 +68,14 @@ class _Context:
         self.executable = ""
 
 
-def run(job: Job, channel: socket.socket, *, wait_for_maps: bool = True) -> NoReturn:
-    """Execute the job. Called right after the fork; `wait_for_maps` says that the supervisor will send MAPPED."""
+def run(job: Job, channel: socket.socket) -> NoReturn:
+    """Execute the job, once the supervisor has sent MAPPED. Called right after the fork."""
     code = _FAILED
     try:
         gc.disable()
         reset_signals()
         channel = arrange_descriptors(job, channel)
-        if wait_for_maps and not messages.await_order(channel, Order.MAPPED):
+        if not messages.await_order(channel, Order.MAPPED):
             os._exit(_FAILED)
         # From here on, no process of the container may look into the interpreter.
         syscalls.prctl(Prctl.SET_DUMPABLE, 0)

@@ -180,11 +180,13 @@ def spawn_exec(
     try:
         helper = os.fork()
         if helper == 0:
-            _join_and_clone(theirs, job, lambda: syscalls.setns(pidfd, kinds), Clone(0), wait_for_maps=False)
+            _join_and_clone(theirs, job, lambda: syscalls.setns(pidfd, kinds), Clone(0))
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, held)
     theirs.close()
-    return _adopt(ours, helper, "join the container")
+    launched = _adopt(ours, helper, "join the container")
+    messages.order(launched.channel, Order.MAPPED)
+    return launched
 
 
 def _spawn_joining(job: Job, kinds: Clone, joined: list[tuple[Clone, str]], ids: IdMaps | None) -> Launched:
@@ -207,7 +209,7 @@ def _spawn_joining(job: Job, kinds: Clone, joined: list[tuple[Clone, str]], ids:
         try:
             helper = os.fork()
             if helper == 0:
-                _join_and_clone(theirs, job, join, kinds, wait_for_maps=True)
+                _join_and_clone(theirs, job, join, kinds)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, held)
         theirs.close()
@@ -219,15 +221,13 @@ def _spawn_joining(job: Job, kinds: Clone, joined: list[tuple[Clone, str]], ids:
     return launched
 
 
-def _join_and_clone(
-    channel: socket.socket, job: Job, join: Callable[[], None], kinds: Clone, *, wait_for_maps: bool
-) -> NoReturn:
+def _join_and_clone(channel: socket.socket, job: Job, join: Callable[[], None], kinds: Clone) -> NoReturn:
     """In the process in between: enter the namespaces, clone, tell the pid, leave."""
     try:
         join()
         pid = syscalls.fork_into(kinds | Clone.PARENT)
         if pid == 0:
-            init.run(job, channel, wait_for_maps=wait_for_maps)
+            init.run(job, channel)
         messages.send(channel, Forked(pid))
         os._exit(0)
     except OSError as error:
@@ -237,7 +237,10 @@ def _join_and_clone(
 
 
 def _adopt(channel: socket.socket, helper: int, what: str) -> Launched:
-    """Hear from the process in between who the container's process is."""
+    """Hear from the process in between who the container's process is.
+
+    That one says nothing before MAPPED, so this report comes first.
+    """
     report = messages.receive(channel)
     os.waitpid(helper, 0)
     if report is not None and isinstance(report[0], Forked):

@@ -1,7 +1,8 @@
 """What a container's first process and its supervisor tell each other, over a socketpair of whole messages.
 
     supervisor                         init
-      MAPPED    the id maps are written   ->
+      MAPPED    the id maps are written,  ->
+                begin
               <- Master      the terminal's master descriptor rides along (SCM_RIGHTS)
               <- Created     the root filesystem stands, the command was found
       START     go on and execute it      ->
