@@ -35,6 +35,20 @@ class Blobs:
         """Whether the blob is there at its full size; its content was verified when it was written."""
         return self.size(digest) == size
 
+    def is_sound(self, digest: Digest) -> bool:
+        """Whether the stored bytes still have their digest. Reads all of them."""
+        hasher = digest.hasher()
+        path = self.path(digest)
+        try:
+            with open(path, "rb") as file:
+                while chunk := file.read(1 << 20):
+                    hasher.update(chunk)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise HostError(f"cannot read {path}: {error.strerror}") from error
+        return hasher.hexdigest() == digest.hex
+
     def all(self) -> list[Digest]:
         """Every blob there is; files that are none are left out."""
         found = []
@@ -63,7 +77,7 @@ class Blobs:
 
     def put(self, data: bytes, digest: Digest) -> None:
         """Store a small blob. Raises ImageError if `data` is not what `digest` names."""
-        if self.has(digest, len(data)):
+        if self.has(digest, len(data)) and self.is_sound(digest):
             return
         with Workspace(self._tmp) as space, self.writer(space, digest, len(data)) as writer:
             writer.write(data)

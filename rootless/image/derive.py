@@ -9,7 +9,7 @@ from contextlib import aclosing
 import trio
 
 from rootless.image.layer import lacking
-from rootless.image.model import Derive, Image, Layer
+from rootless.image.model import DamagedBlob, Derive, Image, Layer
 from rootless.image.progress import PullProgress
 from rootless.image.store import Store
 from rootless.image.worker import layer_worker
@@ -28,6 +28,13 @@ class LayerMaker:
         if self._store.blobs.has(layer.blob, layer.size) and not lacking(self._store, layer, self._derive):
             report.finish(layer.blob, "already here")
             return
+        try:
+            await self._fetch(layer, chunks, report)
+        except DamagedBlob as error:
+            report.message(error.message)
+            await self._fetch(layer, chunks, report)
+
+    async def _fetch(self, layer: Layer, chunks: AsyncGenerator[bytes, None], report: PullProgress) -> None:
         async with layer_worker(self._store, layer, self._derive, squash=self._squash) as worker:
             outcome = "already here"
             if await worker.ready():

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import Flag, auto
 
+from rootless.errors import ImageError
 from rootless.oci.digest import Digest
 from rootless.oci.documents import ImageConfig, Manifest
 from rootless.oci.mediatype import Compression, layer_compression
@@ -19,6 +20,10 @@ class Derive(Flag):
     """The index, and seekable frames of a compressed layer: what the FUSE overlay reads."""
     TREE = auto()
     """The extracted directory: what the kernel's overlay reads."""
+
+
+class DamagedBlob(ImageError):
+    """A blob of the store no longer has its digest. It has been removed; pulling the image brings it back."""
 
 
 @dataclass(frozen=True, slots=True)

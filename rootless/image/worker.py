@@ -26,13 +26,13 @@ import trio
 from rootless.errors import HostError, ImageError, RcontainError, RegistryError, UsageError
 from rootless.image.layer import READ_SIZE, LayerSink, lacking
 from rootless.image.lock import FileLock
-from rootless.image.model import Derive, Layer
+from rootless.image.model import DamagedBlob, Derive, Layer
 from rootless.image.store import Store
 from rootless.image.workspace import sweep
 from rootless.syscalls import Prctl, prctl
 
 _ERRORS: dict[str, type[RcontainError]] = {
-    kind.__name__: kind for kind in (UsageError, HostError, RegistryError, ImageError, RcontainError)
+    kind.__name__: kind for kind in (DamagedBlob, UsageError, HostError, RegistryError, ImageError, RcontainError)
 }
 
 
@@ -182,8 +182,13 @@ def _work(
                     store.workspace() as space,
                     LayerSink(store, layer, missing, space, keep_blob=not have_blob, squash=squash) as sink,
                 ):
-                    _pump(sink, store, layer, feed, have_blob=have_blob or from_store)
-                    sink.finish()
+                    try:
+                        _pump(sink, store, layer, feed, have_blob=have_blob or from_store)
+                        sink.finish()
+                    except ImageError:
+                        if have_blob:
+                            _blame_blob(store, layer)
+                        raise
                     notes = sink.notes
         finally:
             lock.unlink()
@@ -199,6 +204,14 @@ def _pump(sink: LayerSink, store: Store, layer: Layer, feed: int, *, have_blob: 
             raise ImageError(f"blob {layer.blob} is missing from the store", hint="pull the image again") from error
     while chunk := os.read(feed, READ_SIZE):
         sink.write(chunk)
+
+
+def _blame_blob(store: Store, layer: Layer) -> None:
+    """A layer from the store is wrong: if its blob has changed on the disk, remove it and say so."""
+    if store.blobs.is_sound(layer.blob):
+        return
+    store.blobs.remove(layer.blob)
+    raise DamagedBlob(f"blob {layer.blob} was damaged on the disk and has been removed", hint="pull the image again")
 
 
 def _kind(error: RcontainError) -> str:

@@ -164,18 +164,33 @@ async def test_policies(store: Store, served: str) -> None:
     assert (await obtain(store, image.short_id, environ=ENVIRON)).id == image.id
 
 
+def bcrypt(password: str) -> str:
+    """A password as htpasswd(1) keeps it; perl is always there on Debian, htpasswd is not."""
+    words = ["perl", "-e", "print crypt($ARGV[0], '$2y$05$' . 'a' x 21 . 'u')", password]
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout
+
+
 @pytest.mark.registry
 async def test_passwords(store: Store, demo: str, tmp_path: Path) -> None:
     directory = tmp_path / "auth"
     directory.mkdir()
-    # bcrypt of "secret", made with htpasswd -B
-    (directory / "htpasswd").write_text("user:$2y$05$vHzK3M8Nu2L0BcTY3cVQyOmkPzzUdpDk1cwIchUnbzcSOWS.K3dTW\n")
+    (directory / "htpasswd").write_text(f"user:{bcrypt('secret')}\n")
     with registry(str(directory), htpasswd=str(directory / "htpasswd")) as address:
+        images.push(demo, "demo", address, "demo:1", credentials="user:secret")
         name = f"{address}/demo:1"
         with pytest.raises(RegistryError, match=r"wants a user name and a password.*podman login"):
             await fetch(store, name)
         with pytest.raises(RegistryError, match="refused the user name or password from the command line"):
             await fetch(store, name, credentials=Credentials("user", "wrong"))
+        await fetch(store, name, credentials=Credentials("user", "secret"))
+        auth = {"auths": {address: {"auth": base64.b64encode(b"user:secret").decode()}}}
+        (directory / "auth.json").write_text(json.dumps(auth))
+        environ = {"HOME": "/nonexistent", "REGISTRY_AUTH_FILE": str(directory / "auth.json")}
+        await pull(store, Reference.parse(name), environ=environ)
+        auth["auths"][address]["auth"] = base64.b64encode(b"user:old").decode()
+        (directory / "auth.json").write_text(json.dumps(auth))
+        with pytest.raises(RegistryError, match=r"refused the user name or password from .*auth\.json"):
+            await pull(store, Reference.parse(name), environ=environ)
 
 
 # one that misbehaves
@@ -547,6 +562,45 @@ async def test_two_pulls_at_once_fetch_each_layer_once(store: Store, demo: str) 
             fetched = sum(request.path.endswith(str(layer.blob)) for request in fake.requests)
             assert fetched == 1
     assert set(os.listdir(store.tmp)) <= {"lock", "pull.lock"}
+
+
+class _RemoveMeanwhile(Quiet):
+    """Takes a layer out of the store as soon as it is there, once, as another command's rmi might."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.removed: list[Digest] = []
+
+    def finish(self, layer: Digest, outcome: str) -> None:
+        if not self.removed:
+            self._store.blobs.remove(layer)
+            self.removed.append(layer)
+
+
+async def test_a_layer_that_disappears_is_fetched_again(store: Store, demo: str) -> None:
+    progress = _RemoveMeanwhile(store)
+    with fake_registry(demo) as fake:
+        image = await fetch(store, f"{fake.address}/a:demo", progress=progress)
+    assert progress.removed
+    assert all(store.blobs.has(layer.blob, layer.size) and store.has_index(layer) for layer in image.layers)
+
+
+async def test_a_damaged_store_is_repaired(store: Store, demo: str) -> None:
+    """Bits that changed on the disk: in the configuration, and in a layer that must be derived again."""
+    with fake_registry(demo) as fake:
+        name = f"{fake.address}/a:demo"
+        image = await fetch(store, name)
+        layer = image.layers[0]
+        for digest in (image.manifest.config.digest, image.digest, layer.blob):
+            with open(store.blobs.path(digest), "r+b") as file:
+                file.seek(20)
+                file.write(b"\0\0\0")
+        os.unlink(store.index_path(layer))
+        with pytest.raises(ImageError, match="damaged"):
+            store.resolve(name)
+        assert await fetch(store, name) == image
+        assert all(store.blobs.is_sound(digest) for digest in store.blobs.all())
+        assert store.has_index(layer)
 
 
 @pytest.mark.userns
