@@ -115,23 +115,27 @@ _reader_numbers = itertools.count()
 class FramesReader:
     """Random access to the stream inside a seekable file.
 
-    Opening reads the table alone. LayerError for anything that is not such a file, here and in `pread`; OSError
-    where the file cannot be read.
+    Opening reads the table alone, and with `lazy` not even that before the first use. LayerError for anything that is
+    not such a file, here and in `pread`; OSError where the file cannot be read.
     """
 
-    def __init__(self, path: str | bytes, *, cache: FrameCache | None = None) -> None:
+    def __init__(self, path: str | bytes, *, cache: FrameCache | None = None, lazy: bool = False) -> None:
         self._cache = FrameCache() if cache is None else cache
         self._number = next(_reader_numbers)  # never reused, unlike id() or a descriptor
         self._decompressor = zstandard.ZstdDecompressor()
         self._path = os.fsdecode(path)
+        self._file_offsets: array[int] | None = None
+        self._stream_offsets: array[int] = array("Q", (0,))
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        if lazy:
+            return
         try:
             self._load_table()
         except BaseException:
             os.close(self._fd)
             raise
 
-    def _load_table(self) -> None:
+    def _load_table(self) -> array[int]:
         file_size = os.fstat(self._fd).st_size
         footer_at = file_size - _FOOTER.size
         if footer_at < _SKIPPABLE.size:
@@ -154,14 +158,18 @@ class FramesReader:
         lengths = words[1::step]
         if lengths and max(max(lengths), max(words[0::step]) // 2) > MAX_FRAME_SIZE:
             raise self._damaged("a frame is too large")
-        self._file_offsets = array("Q", itertools.accumulate(words[0::step], initial=0))
-        self._stream_offsets = array("Q", itertools.accumulate(lengths, initial=0))
-        if self._file_offsets[-1] != frames_end:
+        offsets = array("Q", itertools.accumulate(words[0::step], initial=0))
+        if offsets[-1] != frames_end:
             raise self._damaged("its frames do not fill it")
+        self._stream_offsets = array("Q", itertools.accumulate(lengths, initial=0))
+        self._file_offsets = offsets
+        return offsets
 
     @property
     def size(self) -> int:
         """Length of the stream in bytes."""
+        if self._file_offsets is None:
+            self._load_table()
         return self._stream_offsets[-1]
 
     def pread(self, offset: int, length: int) -> bytes:
@@ -193,8 +201,9 @@ class FramesReader:
         data = self._cache.get(key)
         if data is not None:
             return data
-        start = self._file_offsets[number]
-        compressed = self._read_exactly(start, self._file_offsets[number + 1] - start)
+        offsets = self._load_table() if self._file_offsets is None else self._file_offsets
+        start = offsets[number]
+        compressed = self._read_exactly(start, offsets[number + 1] - start)
         length = self._stream_offsets[number + 1] - self._stream_offsets[number]
         try:
             # The header's own size is what the decompressor would allocate, so it is compared first.

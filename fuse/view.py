@@ -46,6 +46,8 @@ class View:
         upper_owners: Owners | None = None,
     ) -> None:
         self._layers = tuple(layers)
+        for layer in self._layers:
+            layer.prepare()
         self._upper = upper
         self._layer_owners = layer_owners or Owners()
         self._upper_owners = upper_owners or Owners()

@@ -44,6 +44,9 @@ class Layer(Protocol):
     def span(self) -> int | None:
         """How many `ident`s there are, or None where they are inode numbers of a file system."""
 
+    def prepare(self) -> None:
+        """Take hold of what will be needed later, so that it may be removed from its directory meanwhile."""
+
     def root(self) -> Place: ...
 
     def find(self, directory: Any, name: bytes) -> Place | None: ...

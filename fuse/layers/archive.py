@@ -35,7 +35,7 @@ class _PlainReader:
 
 
 class ArchiveLayer:
-    """A layer read through its index. The data is opened when the first file is read."""
+    """A layer read through its index. The data is opened by `prepare`, or when the first file is read."""
 
     def __init__(
         self,
@@ -54,6 +54,10 @@ class ArchiveLayer:
     @property
     def span(self) -> int | None:
         return self._index.count
+
+    def prepare(self) -> None:
+        """Open the data."""
+        self._opened_data()
 
     def root(self) -> Place:
         return self._place(0, self._index.node(0))
@@ -110,17 +114,20 @@ class ArchiveLayer:
 
     def open(self, ref: int) -> ArchiveFile:
         node = self._file(ref)
-        if self._data is None:
-            if self._kind == "plain":
-                self._data = _PlainReader(self._data_path)
-            else:
-                self._data = FramesReader(self._data_path, cache=self._cache)
-        return ArchiveFile(self._data, node.size, self._index.extents(node))
+        return ArchiveFile(self._opened_data(), node.size, self._index.extents(node))
 
     def close(self) -> None:
         self._index.close()
         if self._data is not None:
             self._data.close()
+
+    def _opened_data(self) -> _PlainReader | FramesReader:
+        if self._data is None:
+            if self._kind == "plain":
+                self._data = _PlainReader(self._data_path)
+            else:
+                self._data = FramesReader(self._data_path, cache=self._cache, lazy=True)
+        return self._data
 
     def _place(self, number: int, node: Node) -> Place:
         if node.whiteout:

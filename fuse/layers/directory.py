@@ -38,6 +38,9 @@ class DirectoryLayer:
     def span(self) -> int | None:
         return None
 
+    def prepare(self) -> None:
+        """The directory is open already."""
+
     def root(self) -> Place:
         status = os.stat(self._fd)
         return Place(self, b".", status.st_mode, status.st_ino)
