@@ -21,6 +21,7 @@ import socket
 import struct
 import sys
 import time
+import warnings
 from typing import NoReturn
 
 from . import client, request, syscalls
@@ -47,6 +48,7 @@ def main() -> NoReturn:
     """The process that the client starts: argv is a descriptor (our first connection) and `serve` or `once`."""
     first = socket.socket(fileno=int(sys.argv[1]))
     once = sys.argv[2] == "once"
+    warnings.simplefilter("ignore")  # they are for developers, and would land among a command's output
     _leave_the_callers_world(first.fileno())
     if once:
         _serve_one(first)

@@ -59,6 +59,13 @@ _FLAGS = (
     click.option("-h", "--hostname", metavar="NAME", default="", help="The container's host name."),
     click.option("--read-only", is_flag=True, help="Make the root filesystem read-only."),
     click.option(
+        "--read-only-tmpfs",
+        metavar="BOOL",
+        type=bool,
+        default=True,
+        help="With --read-only: leave /run, /tmp and /var/tmp writable, in memory [default: true].",
+    ),
+    click.option(
         "--privileged", is_flag=True, help="All capabilities, no seccomp, nothing masked: all that you can give."
     ),
     _many("--cap-add", metavar="CAPABILITY", help="Add a capability, or ALL."),
@@ -125,6 +132,7 @@ def creation_options(session: Session, image: str, command: tuple[str, ...], fla
         groups=flags["group_add"],
         hostname=_hostname(flags["hostname"]),
         read_only=flags["read_only"],
+        read_only_tmpfs=flags["read_only_tmpfs"],
         privileged=flags["privileged"],
         cap_add=flags["cap_add"],
         cap_drop=flags["cap_drop"],

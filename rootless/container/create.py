@@ -16,6 +16,7 @@ from ..image.progress import progress_for
 from ..image.pull import PullPolicy, obtain
 from ..image.store import ImageNotFound, Store
 from ..oci.platform import Platform
+from ..oci.reference import Reference
 from ..runtime import idmap
 from ..runtime.idmap import IdMaps
 from . import driver
@@ -26,6 +27,9 @@ from .names import random_name
 from .options import CreateOptions, MountRequest, Published
 from .record import MountPoint, Network, Record
 from .timestamps import rfc3339
+
+
+_SCRATCH = ("rprivate", "nosuid", "nodev", "tmpcopyup")
 
 
 def create(session: Caller, options: CreateOptions) -> Container:
@@ -115,7 +119,7 @@ def _record(session: Caller, options: CreateOptions, image: Image, ids: IdMaps, 
             name=options.name or random_name(),
             created=rfc3339(time.time_ns()),
             image_id=image.id,
-            image_name=image.names[0] if image.names else image.id,
+            image_name=_name_of(image, options.image),
             image_digest=str(image.digest),
             layers=record_layers(image.layers),
             command=entrypoint + command,
@@ -155,6 +159,15 @@ def _record(session: Caller, options: CreateOptions, image: Image, ids: IdMaps, 
             if options.name:
                 raise
     raise HostError("no free name was found for the container", hint="give one with --name")
+
+
+def _name_of(image: Image, text: str) -> str:
+    """The name under which the user asked for it, in full; its id when they asked by that."""
+    try:
+        typed = str(Reference.parse(text))
+    except UsageError:
+        typed = ""
+    return typed if typed in image.names else next(iter(image.names), image.id)
 
 
 def _environment(image: tuple[str, ...], options: CreateOptions) -> tuple[str, ...]:
@@ -198,7 +211,14 @@ def _mounts(options: CreateOptions, image_volumes: Mapping[str, object] | None) 
     for destination in image_volumes or {}:
         path = os.path.normpath(f"/{destination}")
         if path not in covered and path != "/":
+            covered.add(path)
             requests.append(MountRequest(type="volume", source="", destination=path))
+    if options.read_only and options.read_only_tmpfs:
+        requests += [
+            MountRequest(type="tmpfs", source="tmpfs", destination=path, options=_SCRATCH)
+            for path in ("/run", "/tmp", "/var/tmp")
+            if path not in covered
+        ]
     return requests
 
 

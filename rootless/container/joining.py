@@ -79,6 +79,7 @@ def _process(container: Container, record: Record, spec: Spec, wanted: Wanted) -
     user = own.user if found is None else found.user
     environment = dict(entry.partition("=")[::2] for entry in own.env)
     if found is not None:
+        user = structs.replace(user, additional_gids=tuple(dict.fromkeys((user.gid, *user.additional_gids))))
         environment["HOME"] = found.home
     if wanted.terminal:
         environment.setdefault("TERM", "xterm")

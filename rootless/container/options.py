@@ -54,6 +54,7 @@ class CreateOptions(msgspec.Struct, frozen=True, kw_only=True):
     groups: tuple[str, ...] = ()
     hostname: str = ""
     read_only: bool = False
+    read_only_tmpfs: bool = True
     privileged: bool = False
     cap_add: tuple[str, ...] = ()
     cap_drop: tuple[str, ...] = ()

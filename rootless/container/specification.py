@@ -35,7 +35,9 @@ def write(container: Container, record: Record, ids: IdMaps, rootfs: str) -> Spe
         found = resolve_user(root, record.user or _own_id(record))
         added = [resolve_user(root, f"0:{group}").user.gid for group in options.groups]
         accounts = _accounts(container, record, root, found)
-    user = structs.replace(found.user, additional_gids=tuple(dict.fromkeys((*found.user.additional_gids, *added))))
+    user = structs.replace(
+        found.user, additional_gids=tuple(dict.fromkeys((found.user.gid, *found.user.additional_gids, *added)))
+    )
     environment = dict(entry.partition("=")[::2] for entry in record.environment)
     environment.setdefault("HOME", found.home)
     new = runtime_spec.NEW - ({NamespaceType.NETWORK} if record.network.mode == "host" else frozenset())
@@ -117,6 +119,8 @@ def _own_files(container: Container, record: Record) -> list[Mount]:
         if f"/etc/{name}" not in taken and "/etc" not in taken:
             source = container.write_file(name, content.encode())
             mounts.append(_bind(source, f"/etc/{name}", ("rprivate", "nosuid", "nodev", "noexec")))
+    # How programs find out that they are in a container: Podman's file, with nothing in it.
+    mounts.append(_bind(container.write_file("containerenv", b""), "/run/.containerenv", ("rprivate", "ro")))
     return mounts
 
 
