@@ -28,6 +28,8 @@ _OPAQUE = b".wh..wh..opq"
 _OPAQUE_XATTR = "user.overlay.opaque"
 _OVERLAY_XATTRS = (b"user.overlay.", b"trusted.overlay.")
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_INSIDE = Resolve.IN_ROOT | Resolve.NO_MAGICLINKS
+_AGAIN_MAX = 10_000
 _LINKS_MAX = 40
 _NO_XATTR = frozenset({errno.EOPNOTSUPP, errno.EPERM, errno.EACCES})
 
@@ -62,9 +64,10 @@ class TreeExtractor:
         self._squash = squash
         self._uids = IdRange("/proc/self/uid_map")
         self._gids = IdRange("/proc/self/gid_map")
-        self._directories: dict[bytes, tuple[TarEntry, int]] = {}
-        self._deleted: list[tuple[bytes, bytes]] = []
-        self._parent: tuple[bytes, int] | None = None
+        # What is settled at the end, by where it truly is: links on the way are resolved when the entry comes.
+        self._directories: dict[bytes, TarEntry] = {}
+        self._deleted: dict[bytes, set[bytes]] = {}
+        self._parent: tuple[bytes, int, bytes] | None = None
         self._file = -1
         self._extents: list[tuple[int, int]] = []
         self._position = 0
@@ -76,6 +79,7 @@ class TreeExtractor:
             os.mkdir(path, 0o700)
             self._root = os.open(path, _DIRECTORY)
             os.fchmod(self._root, 0o755)
+            self._root_length = len(os.readlink(b"/proc/self/fd/%d" % self._root))
         except OSError as error:
             raise HostError(f"cannot create {path}: {error.strerror}") from error
 
@@ -98,7 +102,9 @@ class TreeExtractor:
             raise self._error(entry.path, error) from error
 
     def write(self, data: memoryview) -> None:
-        """The next stored bytes of the file that was added last."""
+        """The next stored bytes of the file that was added last; those of a whiteout's marker are dropped."""
+        if self._file < 0:
+            return
         try:
             while data:
                 if not self._left:
@@ -115,19 +121,18 @@ class TreeExtractor:
         """Whiteouts, then the attributes of directories, the deepest first."""
         try:
             self._finish_file()
-            for parent, name in self._deleted:
-                self._settle_whiteout(parent, name)
             self._forget_parent()
-            for path, (entry, inode) in sorted(self._directories.items(), reverse=True):
+            for path, names in self._deleted.items():
+                fd = self._open_directory(path)
                 try:
-                    fd = self._open_directory(path)
-                except OSError as error:
-                    if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
-                        continue  # a later entry took its place
-                    raise
+                    for name in names:
+                        self._settle_whiteout(fd, name)
+                finally:
+                    os.close(fd)
+            for path, entry in sorted(self._directories.items(), reverse=True):
+                fd = self._open_directory(path)
                 try:
-                    if os.fstat(fd).st_ino == inode:
-                        self._attributes(fd, entry)
+                    self._attributes(fd, entry)
                 finally:
                     os.close(fd)
             syncfs(self._root)  # one call for all files; without it a power cut leaves empty ones behind the rename
@@ -144,10 +149,10 @@ class TreeExtractor:
         if not path:
             if not stat.S_ISDIR(entry.mode):
                 raise ImageError("the root of a layer is not a directory")
-            self._directories[b""] = entry, os.fstat(self._root).st_ino
+            self._directories[b""] = entry
             return
         parent_path, _, name = path.rpartition(b"/")
-        parent = self._parent_fd(parent_path)
+        parent, true_parent = self._open_parent(parent_path)
         if name.startswith(_WHITEOUT):
             if name == _OPAQUE:
                 os.setxattr(parent, _OPAQUE_XATTR, b"y")
@@ -155,17 +160,18 @@ class TreeExtractor:
                 deleted = name[len(_WHITEOUT) :]
                 if deleted in (b"", b".", b".."):
                     raise ImageError(f"a layer has a malformed whiteout: {os.fsdecode(path)}")
-                self._deleted.append((parent_path, deleted))
+                self._deleted.setdefault(true_parent, set()).add(deleted)
             return
         kind = stat.S_IFMT(entry.mode)
+        where = true_parent + b"/" + name if true_parent else name
         if kind == stat.S_IFDIR:
-            if self._clear(parent, name, keep_directory=True):
+            if self._clear(parent, name, where, keep_directory=True):
                 os.mkdir(name, 0o700, dir_fd=parent)
-            self._directories[path] = entry, os.stat(name, dir_fd=parent, follow_symlinks=False).st_ino
+            self._directories[where] = entry
         elif entry.hardlink is not None:
-            self._link(entry, parent, name)
+            self._link(entry, parent, name, where)
         elif kind == stat.S_IFREG:
-            self._clear(parent, name)
+            self._clear(parent, name, where)
             self._file = os.open(
                 name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=parent
             )
@@ -173,11 +179,11 @@ class TreeExtractor:
             self._extents = [(logical, length) for logical, _, length in entry.extents]
             self._left = 0
         elif kind == stat.S_IFLNK:
-            self._clear(parent, name)
+            self._clear(parent, name, where)
             os.symlink(entry.target, name, dir_fd=parent)
             self._named_attributes(parent, name, entry)
         else:
-            self._clear(parent, name)
+            self._clear(parent, name, where)
             self._make_special(entry, kind, parent, name)
             self._named_attributes(parent, name, entry)
 
@@ -191,7 +197,7 @@ class TreeExtractor:
             return
         os.mknod(name, kind | 0o600, dir_fd=parent)
 
-    def _link(self, entry: TarEntry, parent: int, name: bytes) -> None:
+    def _link(self, entry: TarEntry, parent: int, name: bytes, where: bytes) -> None:
         assert entry.hardlink is not None
         directory, _, target = entry.hardlink.rpartition(b"/")
         shown = f"hard link {os.fsdecode(entry.path)} in a layer leads to {os.fsdecode(entry.hardlink)}"
@@ -206,14 +212,21 @@ class TreeExtractor:
             existing = _lstat(name, parent)
             if existing is not None and os.path.samestat(existing, found):
                 return
-            self._clear(parent, name)
+            if existing is not None and stat.S_ISDIR(existing.st_mode):
+                # The target may be in the directory that the link replaces.
+                kept = b".link-" + os.urandom(16).hex().encode()
+                os.link(target, kept, src_dir_fd=source, dst_dir_fd=self._root, follow_symlinks=False)
+                self._clear(parent, name, where)
+                os.rename(kept, name, src_dir_fd=self._root, dst_dir_fd=parent)
+                return
+            self._clear(parent, name, where)
             os.link(target, name, src_dir_fd=source, dst_dir_fd=parent, follow_symlinks=False)
         except FileNotFoundError:
             raise ImageError(f"{shown}, which is not there") from None
         finally:
             os.close(source)
 
-    def _clear(self, parent: int, name: bytes, *, keep_directory: bool = False) -> bool:
+    def _clear(self, parent: int, name: bytes, where: bytes, *, keep_directory: bool = False) -> bool:
         """Remove what has the name; returns whether nothing has it now."""
         existing = _lstat(name, parent)
         if existing is None:
@@ -224,11 +237,14 @@ class TreeExtractor:
         if keep_directory:
             return False
         remove_tree(b"/proc/self/fd/%d/%s" % (parent, name))
+        below = where + b"/"
+        for settled in (self._directories, self._deleted):
+            for path in [path for path in settled if path == where or path.startswith(below)]:
+                settled.pop(path)
         return True
 
-    def _settle_whiteout(self, parent_path: bytes, name: bytes) -> None:
+    def _settle_whiteout(self, parent: int, name: bytes) -> None:
         """A deleted name that the layer has itself only hides what is below it: a directory becomes opaque."""
-        parent = self._parent_fd(parent_path)
         existing = _lstat(name, parent)
         if existing is None:
             os.mknod(name, stat.S_IFCHR | 0o000, 0, dir_fd=parent)
@@ -242,14 +258,20 @@ class TreeExtractor:
     # directories on the way
 
     def _open_directory(self, path: bytes) -> int:
-        return openat2(
-            self._root, path or b".", os.O_RDONLY | os.O_DIRECTORY, resolve=Resolve.IN_ROOT | Resolve.NO_MAGICLINKS
-        )
+        """A directory of the tree, through its own links. openat2(2) asks to be called again where it met `..` while
+        anything was renamed anywhere on the machine."""
+        for _ in range(_AGAIN_MAX):
+            try:
+                return openat2(self._root, path or b".", os.O_RDONLY | os.O_DIRECTORY, resolve=_INSIDE)
+            except BlockingIOError:
+                continue
+        raise HostError(f"cannot open {os.fsdecode(path)} while unpacking a layer: the machine renames too many files")
 
-    def _parent_fd(self, path: bytes) -> int:
-        """A descriptor of the directory `path`, made where it is missing; kept until another is asked for."""
+    def _open_parent(self, path: bytes) -> tuple[int, bytes]:
+        """The directory `path`, made where it is missing: a descriptor, kept until another is asked for, and its path
+        without links."""
         if self._parent is not None and self._parent[0] == path:
-            return self._parent[1]
+            return self._parent[1:]
         self._forget_parent()
         try:
             fd = self._open_directory(path)
@@ -259,8 +281,18 @@ class TreeExtractor:
             if error.errno not in (errno.ENOTDIR, errno.ELOOP):
                 raise
             raise ImageError(f"{os.fsdecode(path)} in a layer is used as a directory and is none") from error
-        self._parent = path, fd
-        return fd
+        self._parent = path, fd, self._true_path(fd, path)
+        return self._parent[1:]
+
+    def _true_path(self, fd: int, path: bytes) -> bytes:
+        """Where a directory of the tree is, from its root."""
+        try:
+            full = os.readlink(b"/proc/self/fd/%d" % fd)
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            return path  # too long for /proc to say: taken as it is written
+        return full[self._root_length + 1 :]
 
     def _make_directories(self, path: bytes, followed: int = 0) -> int:
         """Make what is missing of `path`, through links of the layer that lead to nothing yet, as the index does."""

@@ -7,11 +7,13 @@ import stat
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 
 from fuse.index import Index
+from fuse.indexformat import OPAQUE, WHITEOUT
 from rootless.errors import ImageError
 from rootless.image.extract import TreeExtractor
 from rootless.image.index import LayerIndex
@@ -315,3 +317,101 @@ def test_tree_and_index_agree(tmp_path: Path) -> None:
     visit(0, "")
     index.close()
     assert indexed == {name: values[:3] for name, values in found.items()}
+
+
+def _random_layer(random: Random) -> list[images.Member]:
+    names = (
+        "a",
+        "b",
+        "a/c",
+        "b/c",
+        "a/c/d",
+        "l/c",
+        "l",
+        "a/l/x",
+        ".wh.a",
+        "a/.wh.c",
+        "b/.wh..wh..opq",
+        "l/.wh.c",
+        "./a/../b",
+    )
+    members = []
+    for number in range(random.randint(1, 7)):
+        name = random.choice(names)
+        kind = random.choice("ffddshp") if ".wh." not in name else "f"
+        if kind == "f":
+            members.append(images.file(name, b"%d" % number, mode=random.choice((0o644, 0o4755)), uid=number))
+        elif kind == "d":
+            members.append(images.directory(name, mode=random.choice((0o755, 0o1777)), uid=number))
+        elif kind == "s":
+            members.append(images.symlink(name, random.choice(("a", "/b", "..", "../b/c", "nothing/here", "l"))))
+        elif kind == "h":
+            members.append(images.hardlink(name, random.choice(("a", "b/c", "l", "a/c"))))
+        else:
+            members.append(images.fifo(name))
+    return members
+
+
+def _seen_in_index(raw: bytes, path: str) -> Any:
+    """Path to (mode, uid, number of names, opaque), or None if the layer is refused."""
+    writer = LayerIndex()
+    try:
+        for event in TarParser().feed(raw):
+            assert isinstance(event, TarEntry)
+            writer.add(event)
+        writer.write(path)
+    except ImageError:
+        return None
+    index = Index(path)
+    found = {}
+
+    def visit(number: int, prefix: str) -> None:
+        for child in index.children(number):
+            node = index.node(child)
+            inode = index.node(node.inode)
+            name = os.path.join(prefix, index.name(node).decode())
+            if node.flags & WHITEOUT:
+                found[name] = (stat.S_IFCHR, 0, 1, False)
+            else:
+                links = 1 if stat.S_ISDIR(inode.mode) else inode.nlink
+                found[name] = (inode.mode, inode.uid, links, bool(node.flags & OPAQUE))
+            visit(child, name)
+
+    visit(0, "")
+    index.close()
+    return found
+
+
+def _seen_in_tree(raw: bytes, path: str) -> Any:
+    try:
+        extract(raw, path)
+    except ImageError:
+        return None
+    found = {}
+    for directory, names, files in os.walk(path):
+        for name in [*names, *files]:
+            full = os.path.join(directory, name)
+            status = os.lstat(full)
+            is_directory = stat.S_ISDIR(status.st_mode)
+            opaque = is_directory and "user.overlay.opaque" in os.listxattr(full)
+            links = 1 if is_directory else status.st_nlink
+            found[os.path.relpath(full, path)] = (status.st_mode, status.st_uid, links, opaque)
+    return found
+
+
+@pytest.mark.userns
+def test_tree_and_index_agree_on_random_layers(tmp_path: Path) -> None:
+    def work() -> list[str]:
+        differences = []
+        for seed in range(500):
+            raw = images.tar(_random_layer(Random(seed)))
+            path = str(tmp_path / "tree")
+            tree, index = _seen_in_tree(raw, path), _seen_in_index(raw, str(tmp_path / "index"))
+            remove_tree(path)
+            if tree != index:
+                members = [(info.name, info.type, info.linkname) for info, _ in _random_layer(Random(seed))]
+                differences.append(f"seed {seed}: {members}\n  tree  {tree}\n  index {index}")
+        return differences
+
+    differences = in_namespaces(work)
+    assert not differences, "\n".join(differences[:5]) + f"\n{len(differences)} in all"
