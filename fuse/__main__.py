@@ -28,7 +28,7 @@ options of the overlay (-o):
   lowerdir=DIR[:DIR...]   the layers, topmost first
   upperdir=DIR            where changes are kept; without it the mount is read-only
   workdir=DIR             an empty directory on the file system of upperdir
-  uidmapping=SHOWN:STORED:SIZE[:SHOWN:STORED:SIZE...], gidmapping=...
+  uidmapping=STORED:SHOWN:SIZE[:STORED:SHOWN:SIZE...], gidmapping=...
   squash_to_root, squash_to_uid=UID, squash_to_gid=GID
   timeout=SECONDS         how long the kernel may keep names and attributes
   writeback=0|1           whether the kernel collects writes (default 1)
@@ -223,11 +223,11 @@ def split(text: str, separator: str) -> Iterator[str]:
 
 
 def _ranges(key: str, value: str) -> tuple[Range, ...]:
-    """`SHOWN:STORED:SIZE:...`; fuse-overlayfs(1) says "container:host"."""
-    numbers = [_number(key, part) for part in value.split(":")]
+    """`STORED:SHOWN:SIZE:...`. Podman names the ids of the image first, and begins with a colon."""
+    numbers = [_number(key, part) for part in value.split(":") if part]
     if not numbers or len(numbers) % 3:
         raise _UsageError(f"{key}={value} is not a list of triples")
-    return tuple((numbers[at + 1], numbers[at], numbers[at + 2]) for at in range(0, len(numbers), 3))
+    return tuple((numbers[at], numbers[at + 1], numbers[at + 2]) for at in range(0, len(numbers), 3))
 
 
 def _number(key: str, value: str) -> int:

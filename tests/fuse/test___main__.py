@@ -22,14 +22,14 @@ def test_escapes_quotes_and_maps() -> None:
         [
             "-olowerdir=/a\\:b:/c\\,d",
             "-o",
-            'context="system_u:object_r:x:s0:c1,c2",uidmapping=0:1000:1:1:1:99',
+            'context="system_u:object_r:x:s0:c1,c2",uidmapping=:0:1000:1:1:1:99',
             "/m",
             "-f",
         ]
     )
     assert settings.lowers == ["/a:b", "/c,d"]
-    assert settings.uids.shown(1000) == 0
-    assert settings.uids.stored(0) == 1000
+    assert settings.uids.shown(0) == 1000
+    assert settings.uids.stored(1000) == 0
     assert settings.foreground
     assert settings.flags == MountFlag.RDONLY
 
