@@ -19,7 +19,7 @@ def count(reports: Iterable[str]) -> tuple[Counter[str], float]:
         try:
             root = ElementTree.parse(path).getroot()
         except (FileNotFoundError, ElementTree.ParseError):
-            outcomes["errors"] += 1
+            outcomes["error"] += 1
             continue
         for suite in root.iter("testsuite"):
             seconds += float(suite.get("time", "0"))
@@ -32,7 +32,7 @@ def _outcome(case: ElementTree.Element) -> str:
     if case.find("failure") is not None:
         return "failed"
     if case.find("error") is not None:
-        return "errors"
+        return "error"
     skipped = case.find("skipped")
     if skipped is None:
         return "passed"
@@ -41,15 +41,19 @@ def _outcome(case: ElementTree.Element) -> str:
 
 def line(outcomes: Counter[str], seconds: float) -> str:
     """In the words of pytest's own last line."""
-    order = ("failed", "passed", "skipped", "xfailed", "errors")
-    words = ", ".join(f"{outcomes[name]} {name}" for name in order if outcomes[name]) or "no tests ran"
+    order = ("failed", "passed", "skipped", "xfailed", "error")
+    words = ", ".join(_words(name, outcomes[name]) for name in order if outcomes[name]) or "no tests ran"
     return f" {words} in {seconds:.2f}s ".center(80, "=")
+
+
+def _words(outcome: str, number: int) -> str:
+    return f"{number} {outcome}s" if outcome == "error" and number > 1 else f"{number} {outcome}"
 
 
 def main(reports: list[str]) -> int:
     outcomes, seconds = count(reports)
     print(line(outcomes, seconds))
-    return 0 if outcomes["passed"] and not outcomes["failed"] and not outcomes["errors"] else 1
+    return 0 if outcomes["passed"] and not outcomes["failed"] and not outcomes["error"] else 1
 
 
 if __name__ == "__main__":
