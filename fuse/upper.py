@@ -103,11 +103,14 @@ class UpperDirectory(DirectoryLayer):
         """Make a directory of the upper (or of the work directory, by its descriptor) hide what is below."""
         fd = self._fd if dir_fd is None else dir_fd
         try:
-            os.setxattr(b"/proc/self/fd/%d/%s" % (fd, path), OPAQUE_XATTR, OPAQUE_VALUE, follow_symlinks=False)
+            self.set_opaque_xattr(b"/proc/self/fd/%d/%s" % (fd, path))
         except OSError as error:
             if error.errno not in _UNSUPPORTED:
                 raise
             os.close(os.open(path + b"/" + OPAQUE_MARKER, os.O_CREAT | os.O_CLOEXEC, 0o644, dir_fd=fd))
+
+    def set_opaque_xattr(self, path: bytes) -> None:
+        os.setxattr(path, OPAQUE_XATTR, OPAQUE_VALUE, follow_symlinks=False)
 
     def clear_directory(self, path: bytes) -> None:
         """Remove what is left in a directory that shows nothing: whiteouts and marks."""

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import glob
 import os
+import signal
 import stat
 import subprocess
+from pathlib import Path
 
 import pytest
+import trio
 
 from fuse.layers.directory import DirectoryLayer
+from fuse.server import serve
+from fuse.syscalls import RenameFlag, renameat2, umount
 from tests.fuse.archives import archive, archive_of_tar, directory, hardlink, regular, symlink, whiteout
 from tests.fuse.namespaces import in_namespace, is_whiteout, mounted, read, write
+from tests.kit.userns import in_namespaces
 
 pytestmark = [pytest.mark.fuse, pytest.mark.userns]
 
@@ -124,11 +131,17 @@ def test_rename_of_files_and_merged_directories(folder: str) -> None:
         os.rename(root + "/etc/passwd", root + "/etc/shadow")
         assert os.listdir(root + "/etc") == ["shadow"]
         assert read(root, "etc/shadow") == "root:x:0:0\n"
-        subprocess.run(["mv", "--exchange", "--version"], check=False, capture_output=True)
+        os.mkdir(root + "/fresh")
+        with pytest.raises(FileExistsError):
+            renameat2(f"{root}/bin".encode(), f"{root}/fresh".encode(), RenameFlag.NOREPLACE)
+        renameat2(f"{root}/bin".encode(), f"{root}/fresh".encode(), RenameFlag.EXCHANGE)
+        assert os.listdir(root + "/bin") == []
     with mounted(folder, [base(folder)]) as root:
         assert read(root, "houses/user/file") == "mine\n"
         assert not os.path.exists(root + "/home")
         assert os.listdir(root + "/etc") == ["shadow"]
+        assert os.listdir(root + "/bin") == []
+        assert os.listdir(root + "/fresh") == ["su"]
 
 
 @in_namespace
@@ -357,6 +370,123 @@ def test_damaged_data_is_an_input_output_error(folder: str) -> None:
             read(root, "big")
         assert error.value.errno == errno.EIO
         assert os.path.exists(root + "/etc/passwd")
+
+
+@in_namespace
+def test_the_root_has_the_attributes_of_the_image(folder: str) -> None:
+    layer = archive(folder, "rooted", [directory("", 0o751, uid=3, gid=4, mtime_ns=10**18), regular("file")])
+    with mounted(folder, [layer]) as root:
+        status = os.stat(root)
+        assert (stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid) == (0o751, 3, 4)
+        assert status.st_mtime_ns == 10**18
+        os.chmod(root, 0o700)
+        write("", root, "new")
+    layer = archive(folder, "rooted", [directory("", 0o751), regular("file")])
+    with mounted(folder, [layer]) as root:
+        assert stat.S_IMODE(os.stat(root).st_mode) == 0o700
+
+
+@in_namespace
+def test_set_id_programs_work_in_a_nested_user_namespace(folder: str) -> None:
+    """A container's user namespace is below the one that mounted."""
+    with open("/usr/bin/id", "rb") as file:
+        program = file.read()
+    layer = archive(folder, "programs", [directory("", 0o755), (regular("id", 0o4755, uid=100, gid=100), program)])
+    with mounted(folder, [layer]) as root:
+        assert _nested(["setpriv", "--reuid=7", "--clear-groups", root + "/id", "-u"]) == "100\n"
+
+
+def _nested(words: list[str]) -> str:
+    """The output of a program run in a user namespace below this one, with the same ids."""
+    entered, mapped, output = os.pipe(), os.pipe(), os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.close(mapped[1])
+            assert ctypes.CDLL(None).unshare(0x10000000) == 0  # CLONE_NEWUSER
+            os.write(entered[1], b"1")
+            os.read(mapped[0], 1)
+            os.dup2(output[1], 1)
+            os.execvp(words[0], words)
+        finally:
+            os._exit(127)
+    os.close(output[1])
+    os.read(entered[0], 1)
+    for name in ("uid_map", "gid_map"):
+        with open(f"/proc/{pid}/{name}", "w") as file:
+            file.write("0 0 1\n1 1 2000\n")  # a line must lie inside one line of the map above
+    os.close(mapped[1])
+    with os.fdopen(output[0]) as file:
+        found = file.read()
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    for fd in (*entered, mapped[0]):
+        os.close(fd)
+    return found
+
+
+@in_namespace
+def test_it_can_be_forked_inside_trio(folder: str) -> None:
+    async def session() -> None:
+        with mounted(folder, [base(folder)]) as root:
+            assert await trio.to_thread.run_sync(read, root, "etc/passwd") == "root:x:0:0\n"
+
+    trio.run(session)
+
+
+@in_namespace
+def test_what_it_cannot_mount_it_says_in_one_line(folder: str) -> None:
+    for mountpoint, upper, words in (
+        (folder + "/missing", folder, b"No such file or directory"),
+        (folder, folder + "/missing", b"No such file or directory"),
+        (folder, "/proc", b"not on the file system"),
+    ):
+        readable, writing = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            os._exit(int(serve(mountpoint, [base(folder)], upper, folder, ready_fd=writing)))
+        os.close(writing)
+        with os.fdopen(readable, "rb") as ready:
+            answer = ready.read()
+        assert words in answer, answer
+        assert answer.count(b"\n") == 1
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+@in_namespace
+def test_a_signal_unmounts(folder: str) -> None:
+    os.mkdir(folder + "/merged")
+    readable, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os._exit(int(serve(folder + "/merged", [base(folder)], None, None, ready_fd=writing)))
+    os.close(writing)
+    assert os.read(readable, 10) == b"1"
+    os.close(readable)
+    assert os.path.exists(folder + "/merged/etc/passwd")
+    os.kill(pid, signal.SIGTERM)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
+    assert os.listdir(folder + "/merged") == []
+
+
+def test_it_ends_when_nobody_sees_the_mount(tmp_path: Path) -> None:
+    alive, held = os.pipe()
+
+    def work() -> None:
+        os.mkdir(tmp_path / "merged")
+        readable, writing = os.pipe()
+        if os.fork() == 0:
+            os.close(readable)
+            os.setsid()
+            serve(str(tmp_path / "merged"), [base(str(tmp_path))], None, None, ready_fd=writing)
+            os._exit(0)
+        os.close(writing)
+        assert os.read(readable, 10) == b"1"
+        umount(str(tmp_path / "merged").encode(), 2)
+
+    in_namespaces(work)
+    os.close(held)
+    with os.fdopen(alive, "rb") as pipe:
+        assert pipe.read() == b""  # the last holder of the other end is gone
 
 
 @in_namespace

@@ -58,10 +58,28 @@ changes = st.one_of(
 )
 
 
+class PlainUpper(UpperDirectory):
+    """On a file system without device nodes and extended attributes, as NFS may be."""
+
+    def _probe_devices(self) -> bool:
+        return False
+
+    def set_opaque_xattr(self, _path: bytes) -> None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+
 class Overlay:
     """The tree by path, as the kernel would use it."""
 
-    def __init__(self, folder: str, specs: list[dict[bytes, object]], *, archives: bool) -> None:
+    def __init__(
+        self,
+        folder: str,
+        specs: list[dict[bytes, object]],
+        *,
+        archives: bool,
+        upper: type[UpperDirectory] = UpperDirectory,
+    ) -> None:
+        self.upper = upper
         self.folder = folder
         self.specs = specs
         self.archives = archives
@@ -82,7 +100,7 @@ class Overlay:
                 made.append(archive(self.folder, f"{self.mounts}-{number}", _entries(b"", spec)))
             else:
                 made.append(DirectoryLayer(f"{self.folder}/layer{number}"))
-        self.tree = Tree(made, UpperDirectory(self.folder + "/upper", self.folder + "/work"))
+        self.tree = Tree(made, self.upper(self.folder + "/upper", self.folder + "/work"))
 
     def parent(self, path: bytes) -> tuple[Directory, bytes]:
         *parents, name = path.split(b"/")
@@ -207,13 +225,13 @@ def outcome(action: object, *arguments: object) -> int:
 
 
 @settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
-@given(specs=layers, steps=st.lists(changes, max_size=12), archives=st.booleans())
+@given(specs=layers, steps=st.lists(changes, max_size=12), archives=st.booleans(), plain=st.booleans())
 def test_it_does_what_the_model_does(
-    specs: list[dict[bytes, object]], steps: list[tuple[object, ...]], archives: bool
+    specs: list[dict[bytes, object]], steps: list[tuple[object, ...]], archives: bool, plain: bool
 ) -> None:
     with tempfile.TemporaryDirectory(prefix="rc-tree-") as folder:
         before = len(os.listdir("/proc/self/fd"))
-        overlay = Overlay(folder, specs, archives=archives)
+        overlay = Overlay(folder, specs, archives=archives, upper=PlainUpper if plain else UpperDirectory)
         model = Model(specs)
         compare(overlay, model)
         for step in steps:
