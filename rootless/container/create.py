@@ -28,7 +28,6 @@ from .options import CreateOptions, MountRequest, Published
 from .record import MountPoint, Network, Record
 from .timestamps import rfc3339
 
-
 _SCRATCH = ("rprivate", "nosuid", "nodev", "tmpcopyup")
 
 
