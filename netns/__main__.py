@@ -1,0 +1,128 @@
+"""`python -m netns`: a stand-in for slirp4netns(1), with its options, ready and exit descriptors and API socket."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import select
+import signal
+import sys
+from collections.abc import Sequence
+
+from netns.api import ApiSocket
+from netns.driver import Driver
+from netns.errors import NetworkError
+from netns.process import Settings, build, open_tap
+from netns.tap import NamespaceRef
+
+_VERSION = "1.2.1"  # of slirp4netns, whose options and API these are
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="rcontain-slirp", description="User-mode networking for unprivileged network namespaces."
+    )
+    parser.add_argument("target", metavar="PID|PATH|FD", help="whose network namespace")
+    parser.add_argument("tap", metavar="TAPNAME", nargs="?", default="tap0", help="the interface to make there")
+    parser.add_argument("-c", "--configure", action="store_true", help="bring up the interface")
+    parser.add_argument("-e", "--exit-fd", type=int, metavar="FD", help="leave when this descriptor is closed")
+    parser.add_argument("-r", "--ready-fd", type=int, metavar="FD", help="write 1 here when the network is configured")
+    parser.add_argument("-m", "--mtu", type=int, default=65520, help="default 65520, max 65521")
+    parser.add_argument("-6", "--enable-ipv6", action="store_true", help="enable IPv6")
+    parser.add_argument("-a", "--api-socket", metavar="PATH", help="serve slirp4netns's API there")
+    parser.add_argument("--cidr", default="10.0.2.0/24", help="network of the interface (default 10.0.2.0/24)")
+    parser.add_argument("--disable-host-loopback", action="store_true", help="the gateway is not the host's 127.0.0.1")
+    parser.add_argument("--netns-type", choices=("pid", "path", "tapfd"), default="pid", help="what the target is")
+    parser.add_argument("--userns-path", metavar="PATH", help="the user namespace to enter first")
+    parser.add_argument("--enable-sandbox", action="store_true", help="accepted: capabilities are always dropped")
+    parser.add_argument("--enable-seccomp", action="store_true", help="accepted and without effect")
+    parser.add_argument("--outbound-addr", metavar="IPv4", help="the host address to send from")
+    parser.add_argument("--outbound-addr6", metavar="IPv6", help="the host address to send from")
+    parser.add_argument("--disable-dns", action="store_true", help="no name server at .3")
+    parser.add_argument("--macaddress", metavar="MAC", help="of the interface; only with -c")
+    parser.add_argument("--target-type", choices=("netns",), default="netns", help="only netns is offered")
+    parser.add_argument("-v", "--version", action="version", version=f"rcontain-slirp (slirp4netns {_VERSION})")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run until the exit descriptor closes, the namespace is gone or a signal comes. Returns the exit status."""
+    parser = _parser()
+    options = parser.parse_intermixed_args(arguments)
+    if options.macaddress is not None and not options.configure:
+        parser.error("--macaddress needs --configure")
+    try:
+        _run(options)
+    except NetworkError as error:
+        print(f"rcontain-slirp: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _run(options: argparse.Namespace) -> None:
+    settings = Settings(
+        mtu=options.mtu,
+        cidr=options.cidr,
+        ipv6=options.enable_ipv6,
+        disable_host_loopback=options.disable_host_loopback,
+        disable_dns=options.disable_dns,
+        interface=options.tap,
+        mac=options.macaddress,
+        outbound=options.outbound_addr,
+        outbound6=options.outbound_addr6,
+    )
+    tap_fd = _tap(options, settings)
+    driver = build(tap_fd, settings, (), advertise=not options.configure)
+    signal.signal(signal.SIGTERM, lambda number, frame: driver.stop())
+    if options.exit_fd is not None:
+        _watch_exit(driver, options.exit_fd)
+    api = ApiSocket(driver, options.api_socket, settings) if options.api_socket is not None else None
+    try:
+        if options.ready_fd is not None:
+            os.write(options.ready_fd, b"1")
+            os.close(options.ready_fd)
+        driver.run()
+    finally:
+        if api is not None:
+            api.close()
+        driver.close()
+
+
+def _tap(options: argparse.Namespace, settings: Settings) -> int:
+    if options.netns_type == "tapfd":
+        raise NetworkError("cannot use the TAP of another program: it has no virtio header")
+    try:
+        return open_tap(_namespace(options), settings, configure=options.configure)
+    except OSError as error:
+        raise NetworkError(f"cannot open the namespace of {options.target}: {error.strerror}") from None
+
+
+def _namespace(options: argparse.Namespace) -> NamespaceRef:
+    user: str | None = options.userns_path
+    if options.netns_type == "path":
+        path = options.target
+    elif options.target.isdigit():
+        path = f"/proc/{options.target}/ns/net"
+        user = user or f"/proc/{options.target}/ns/user"
+    else:
+        raise NetworkError(f"{options.target!r} is not a process id", hint="name a path with --netns-type=path")
+    network = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    if user is None or _same(user, "/proc/self/ns/user"):
+        return network
+    return os.open(user, os.O_RDONLY | os.O_CLOEXEC), network
+
+
+def _same(one: str, other: str) -> bool:
+    a, b = os.stat(one), os.stat(other)
+    return (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino)
+
+
+def _watch_exit(driver: Driver, fd: int) -> None:
+    """Stop when the other end of `fd` closes, as slirp4netns does: on a hang-up or an error."""
+    driver.watch_fd(fd, select.EPOLLHUP, lambda mask: driver.stop())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

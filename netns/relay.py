@@ -1,0 +1,329 @@
+"""The host's side of flows: one socket each, moved by the driver's loop.
+
+Backpressure on both sides is per flow. What the host's socket does not take is kept and counts against the window that
+the guest sees; what the guest does not take stays in the host's socket, because no more is read than the connection
+has room for. A flow that waits costs the others nothing.
+"""
+
+from __future__ import annotations
+
+import errno
+import select
+import socket
+import struct
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from netns.reach import HostAddress
+from netns.tcp.flow import TcpFlow
+from netns.tcp.state import Signal, State
+from netns.udp import UdpFlow
+from netns.wire.error import Buffer
+
+if TYPE_CHECKING:
+    from netns.driver import Driver
+
+_READS = 4  # of up to 64 KiB, before the other flows have their turn
+_READ_SIZE = 65455  # bytes that fit one frame with all headers
+_DATAGRAMS = 32
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER
+_REFUSALS = frozenset({errno.ECONNREFUSED, errno.ECONNRESET})
+
+
+class TcpRelay:
+    """Moves bytes between `flow.connection` and a host socket, which it owns.
+
+    With `candidates` the socket is still to be made: they are dialled one after the other, and the guest's SYN is
+    answered as the last one is. Without, `sock` is a connection that was accepted, and `refused` is called if the
+    guest does not answer our SYN well; it may take the socket over by returning True.
+    """
+
+    __slots__ = (
+        "_candidates", "_driver", "_flow", "_guest_closed", "_host_closed", "_interest", "_read_size", "_refused",
+        "_shut", "_sock", "_started", "_unsent",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        driver: Driver,
+        flow: TcpFlow,
+        *,
+        candidates: list[HostAddress] | None = None,
+        sock: socket.socket | None = None,
+        refused: Callable[[socket.socket], bool] | None = None,
+    ) -> None:
+        self._driver = driver
+        self._flow = flow
+        self._candidates = candidates or []
+        self._sock = sock
+        self._refused = refused
+        self._started = False
+        self._interest = 0
+        self._read_size = _READ_SIZE
+        self._unsent: deque[bytes] = deque()
+        self._host_closed = False
+        self._guest_closed = False
+        self._shut = False
+        flow.relay = self
+        if sock is None:
+            self._dial(errno.EHOSTUNREACH)
+
+    def _dial(self, error: int) -> None:
+        """Dial the next candidate; when there is none left, refuse for the reason `error`."""
+        while self._candidates:
+            address = self._candidates.pop(0)
+            family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+            try:
+                sock = self._driver.open_socket(family, socket.SOCK_STREAM)
+            except OSError as problem:
+                error = problem.errno or errno.EMFILE
+                continue
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            try:
+                error = sock.connect_ex(address)
+            except OSError as problem:  # an address that the resolver's rules do not accept
+                error = problem.errno or errno.EHOSTUNREACH
+            if error in (0, errno.EINPROGRESS):
+                self._sock = sock
+                self._watch(select.EPOLLOUT)
+                return
+            sock.close()
+        self._refuse(error)
+
+    def _refuse(self, error: int) -> None:
+        if error not in _REFUSALS:
+            self._driver.stack.send_unreachable(self._flow, prohibited=error in (errno.EACCES, errno.EPERM))
+        self._abandon()
+
+    def _abandon(self) -> None:
+        """Reset towards the guest and let go of the socket."""
+        self._flow.connection.abort()
+        self._driver.stack.touch(self._flow)
+        self._release()
+
+    def _release(self, *, reset: bool = False) -> None:
+        self._flow.relay = None
+        self._unsent.clear()
+        sock, self._sock = self._sock, None
+        if sock is None:
+            return
+        if reset:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        self._interest = 0
+        self._driver.discard(sock)
+
+    def _watch(self, interest: int) -> None:
+        # No interest means no registration: epoll would go on reporting a hang-up that cannot be acted upon yet.
+        if interest != self._interest and self._sock is not None:
+            self._driver.watch(self._sock, interest, self.on_io)
+            self._interest = interest
+
+    def start(self) -> None:
+        """The guest and the host are connected: move bytes."""
+        self._started = True
+        mss = self._flow.connection.mss
+        if mss < _READ_SIZE:
+            self._read_size = _READ_SIZE // mss * mss
+        self.changed()
+
+    # From the host
+
+    def on_io(self, mask: int) -> None:
+        """The socket is ready."""
+        sock = self._sock
+        if sock is None:
+            return
+        if not self._started:
+            if self._flow.connection.state is State.LISTEN:
+                self._dialled(sock)
+            return
+        try:
+            if mask & (select.EPOLLOUT | select.EPOLLERR):
+                self._flush(sock)
+            if mask & (select.EPOLLIN | select.EPOLLERR | select.EPOLLHUP):
+                self._read(sock)
+        except OSError:
+            self._abandon()
+            return
+        self._settle(sock)
+
+    def _dialled(self, sock: socket.socket) -> None:
+        error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if error:
+            self._sock = None
+            self._interest = 0
+            self._driver.discard(sock)
+            self._dial(error)
+            return
+        self._flow.connection.accept()
+        self._driver.stack.touch(self._flow)
+        self._watch(0)
+
+    def _read(self, sock: socket.socket) -> None:
+        connection = self._flow.connection
+        for _ in range(_READS):
+            size = min(self._read_size, connection.send_room())
+            if self._host_closed or not size:
+                return
+            try:
+                data = sock.recv(size)
+            except BlockingIOError:
+                return
+            self._driver.stack.touch(self._flow)
+            if not data:
+                self._host_closed = True
+                connection.close()
+                return
+            connection.send(data)
+            if len(data) < size:
+                return
+
+    def _flush(self, sock: socket.socket) -> None:
+        unsent = self._unsent
+        sent = 0
+        try:
+            while unsent:
+                count = sock.send(unsent[0])
+                sent += count
+                if count < len(unsent[0]):
+                    unsent[0] = unsent[0][count:]
+                else:
+                    unsent.popleft()
+        except BlockingIOError:
+            pass  # the socket is full; epoll will say when it is not
+        if sent:
+            self._flow.connection.consumed(sent)
+            self._driver.stack.touch(self._flow)
+
+    # From the guest
+
+    def received(self) -> None:
+        """The connection has bytes or signals for us."""
+        connection = self._flow.connection
+        sock = self._sock
+        if connection.received:
+            pieces, connection.received = connection.received, []
+            if sock is not None:
+                try:
+                    for piece in pieces:
+                        self._pass_on(sock, piece)
+                except OSError:
+                    self._abandon()
+                    return
+        signals, connection.signals = connection.signals, []
+        for signal in signals:
+            if self._on_signal(signal, sock):
+                return
+        if sock is not None and self._started:
+            self._settle(sock)
+
+    def _on_signal(self, signal: Signal, sock: socket.socket | None) -> bool:
+        """True where the relay is over."""
+        if signal is Signal.CONNECTED:
+            self.start()
+        elif signal is Signal.PEER_CLOSED:
+            self._guest_closed = True
+        elif signal is Signal.CLOSED:
+            self._release()
+            return True
+        else:  # REFUSED, RESET, TIMED_OUT
+            if not self._started and self._refused is not None and sock is not None:
+                self._watch(0)
+                self._sock = None
+                self._flow.relay = None
+                if not self._refused(sock):
+                    self._sock = sock
+                    self._release(reset=True)
+                return True
+            self._release(reset=True)
+            return True
+        return False
+
+    def _pass_on(self, sock: socket.socket, piece: Buffer) -> None:
+        size = len(piece)
+        if self._unsent:
+            self._unsent.append(bytes(piece))
+            return
+        try:
+            count = sock.send(piece)
+        except BlockingIOError:
+            count = 0
+        if count:
+            self._flow.connection.consumed(count)
+        if count < size:
+            self._unsent.append(bytes(piece[count:]))
+
+    def changed(self) -> None:
+        """The batch is over: there may be room to read for."""
+        if self._started and self._sock is not None:
+            self._settle(self._sock)
+
+    def _settle(self, sock: socket.socket) -> None:
+        """Watch for what can be done next, and close what is done."""
+        connection = self._flow.connection
+        if self._guest_closed and not self._unsent:
+            if self._host_closed:
+                self._release()
+                return
+            if not self._shut:
+                self._shut = True
+                try:
+                    sock.shutdown(socket.SHUT_WR)
+                except OSError:
+                    self._abandon()
+                    return
+        interest = select.EPOLLOUT if self._unsent else 0
+        if not self._host_closed and connection.send_room() >= min(connection.capacity // 2, _READ_SIZE):
+            interest |= select.EPOLLIN
+        self._watch(interest)
+
+
+class UdpRelay:
+    """A host socket connected to the far end of `flow`, so that refusals come back; it owns the socket."""
+
+    __slots__ = ("_driver", "_flow", "_sock")
+
+    def __init__(self, driver: Driver, flow: UdpFlow, address: HostAddress) -> None:
+        """Raises OSError where the host has no way to `address`."""
+        self._driver = driver
+        self._flow = flow
+        family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        self._sock = driver.open_socket(family, socket.SOCK_DGRAM)
+        try:
+            self._sock.connect(address)
+            driver.watch(self._sock, select.EPOLLIN, self.on_io)
+        except OSError:
+            self._sock.close()
+            raise
+        flow.relay = self
+
+    def forward(self, payload: Buffer) -> None:
+        """Send one payload; a datagram that cannot leave is lost, as on any network."""
+        try:
+            self._sock.send(payload)
+        except ConnectionRefusedError:
+            self._driver.stack.send_unreachable(self._flow, port=True)
+        except OSError:
+            self._driver.lost += 1
+
+    def on_io(self, mask: int) -> None:
+        """The socket is ready."""
+        for _ in range(_DATAGRAMS):
+            try:
+                payload = self._sock.recv(65535)
+            except BlockingIOError:
+                return
+            except ConnectionRefusedError:
+                self._driver.stack.send_unreachable(self._flow, port=True)
+                return
+            except OSError:
+                self._driver.stack.send_unreachable(self._flow)
+                return
+            self._driver.stack.send_datagram(self._flow, payload, self._driver.now)
+
+    def expired(self) -> None:
+        """The flow is forgotten."""
+        self._flow.relay = None
+        self._driver.discard(self._sock)
