@@ -23,6 +23,8 @@ _ALLOWANCE = 64 << 20
 _RATIO = 1100
 """DEFLATE cannot exceed 1032:1. What zstd claims beyond that, after the first 64 MiB, is a bomb and not a layer."""
 _WINDOW_MAX = 1 << 27
+_SMALL_STEP = 16 << 10
+_PIECE = 256 << 10
 
 
 class Decompressor(Protocol):
@@ -73,28 +75,39 @@ class _Plain:
 
 
 class _Gzip:
+    """After the first member of several the input is cut small: what follows a member is copied for the next one."""
+
     def __init__(self) -> None:
         self._budget = _Budget()
         self._stream = isal_zlib.decompressobj(wbits=31)
+        self._step = CHUNK
 
     def feed(self, chunk: bytes) -> Iterator[bytes]:
-        self._budget.consume(len(chunk))
-        data = chunk
-        while data:
-            if self._stream.eof:
-                if not any(data[:512]) and not data.strip(b"\0"):
-                    return  # padding after the last member, which gzip(1) ignores too
-                self._stream = isal_zlib.decompressobj(wbits=31)
-            try:
-                piece = self._stream.decompress(data, CHUNK)
-            except _ISAL_ERROR as error:
-                raise ImageError(f"a layer is not valid gzip: {error}") from None
-            data = self._stream.unused_data if self._stream.eof else self._stream.unconsumed_tail
-            if piece:
-                self._budget.produce(len(piece))
-                yield piece
-            elif not self._stream.eof and not self._stream.unconsumed_tail:
-                return
+        return _gathered(self._pieces(chunk))
+
+    def _pieces(self, chunk: bytes) -> Iterator[bytes]:
+        position = 0
+        while position < len(chunk):
+            data = chunk[position : position + self._step]
+            position += len(data)
+            self._budget.consume(len(data))
+            while data:
+                if self._stream.eof:
+                    if not data.strip(b"\0"):
+                        break  # padding after the last member, which gzip(1) ignores too
+                    self._stream = isal_zlib.decompressobj(wbits=31)
+                    self._step = _SMALL_STEP
+                try:
+                    piece = self._stream.decompress(data, CHUNK)
+                except _ISAL_ERROR as error:
+                    raise ImageError(f"a layer is not valid gzip: {error}") from None
+                rest = self._stream.unused_data if self._stream.eof else self._stream.unconsumed_tail
+                if not piece and not self._stream.eof and len(rest) == len(data):
+                    raise ImageError("a layer is not valid gzip: it makes no progress")
+                data = rest
+                if piece:
+                    self._budget.produce(len(piece))
+                    yield piece
 
     def close(self) -> None:
         if not self._stream.eof:
@@ -102,12 +115,11 @@ class _Gzip:
 
 
 class _Zstd:
-    """Pieces are joined to PIECE bytes. The binding has no bound on what one call gives out, so it is called with
-    little:
-    four bytes make at most a block of 128 KiB, and thus one call at most 128 MiB."""
+    """The binding has no bound on what one call gives out, so it is called with little: four bytes make at most a
+    block of
+    128 KiB, and thus one call at most 128 MiB."""
 
     _STEP = 4096
-    _PIECE = 256 << 10
 
     def __init__(self) -> None:
         self._budget = _Budget()
@@ -116,8 +128,9 @@ class _Zstd:
         self._started = False
 
     def feed(self, chunk: bytes) -> Iterator[bytes]:
-        pieces: list[bytes] = []
-        held = 0
+        return _gathered(self._pieces(chunk))
+
+    def _pieces(self, chunk: bytes) -> Iterator[bytes]:
         for start in range(0, len(chunk), self._STEP):
             data = chunk[start : start + self._STEP]
             self._budget.consume(len(data))
@@ -131,15 +144,23 @@ class _Zstd:
                     raise ImageError(f"a layer is not valid zstd: {error}") from None
                 data = self._stream.unused_data if self._stream.eof else b""
                 self._budget.produce(len(piece))
-                pieces.append(piece)
-                held += len(piece)
-            if held >= self._PIECE:
-                yield b"".join(pieces)
-                pieces.clear()
-                held = 0
-        if held:
-            yield b"".join(pieces)
+                yield piece
 
     def close(self) -> None:
         if self._started and not self._stream.eof:
             raise ImageError("a layer's zstd stream is cut off")
+
+
+def _gathered(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Small pieces joined to about _PIECE bytes; nothing is held back at the end."""
+    held: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        held.append(piece)
+        size += len(piece)
+        if size >= _PIECE:
+            yield held[0] if len(held) == 1 else b"".join(held)
+            held = []
+            size = 0
+    if size:
+        yield b"".join(held)

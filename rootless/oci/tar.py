@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import re
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,13 +20,23 @@ from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from rootless.errors import ImageError
+from rootless.oci.tarfields import (
+    BLOCK,
+    NAME_MAX,
+    PATH_MAX,
+    decimal,
+    normal_path,
+    number,
+    padded,
+    shown,
+    text,
+    time_ns,
+    verify_checksum,
+)
 
-BLOCK = 512
-NAME_MAX = 255
-PATH_MAX = 4096
-_NUMBER_MAX = 2**63 - 1
+__all__ = ["Limits", "TarEntry", "TarParser", "normal_path"]
+
 _ZERO = bytes(BLOCK)
-_DECIMAL_TIME = re.compile(rb"(-?)([0-9]{1,18})(?:\.([0-9]*))?")
 _TYPE_BITS = {
     0x00: stat.S_IFREG,
     0x30: stat.S_IFREG,
@@ -108,7 +117,8 @@ class TarParser:
         self._pax_sparse: list[bytes] = []
         self._pending: _Header | None = None  # a sparse file whose map is still incomplete
         self._sparse: list[tuple[int, int]] = []
-        self._map_text = b""
+        self._map = bytearray()  # the sparse map that precedes a file's data, and the lines in it
+        self._map_lines = 0
 
     def feed(self, chunk: bytes) -> list[TarEntry | memoryview]:
         """The entries that are complete with `chunk`, and the data in it if asked for. Raises ImageError."""
@@ -161,14 +171,14 @@ class TarParser:
             return None
         if self._lone_zero:
             raise self._bad("a header follows the end marker")
-        _check_sum(block)
+        verify_checksum(block)
         kind = block[156]
-        size = self._number(block[124:136], "size")
+        size = number(block[124:136], "size")
         if kind in (_LONG_NAME, _LONG_LINK, _PAX):
             self._read_record(kind, size)
             return None
         if kind in (_GLOBAL, _LABEL):
-            self._skip_left = _padded(size)
+            self._skip_left = padded(size)
             return None
         type_bits = _TYPE_BITS.get(kind)
         if type_bits is None:
@@ -180,6 +190,7 @@ class TarParser:
             raise self._bad(f"a name or attribute record has {size} bytes; the limit is {self._limits.record}")
         if size == 0:
             return
+        self._spend(size)
 
         def complete(block: bytes) -> None:
             content = block[:size]
@@ -191,7 +202,7 @@ class TarParser:
                 self._read_pax(content)
             self._await_header()
 
-        self._need = _padded(size)
+        self._need = padded(size)
         self._step = complete
 
     def _await_header(self) -> None:
@@ -223,32 +234,32 @@ class TarParser:
         pax_sparse, self._pax_sparse = self._pax_sparse, []
         long_name, self._long_name = self._long_name, None
         long_link, self._long_link = self._long_link, None
-        name = _text(block[0:100])
+        name = text(block[0:100])
         if block[257:263] == b"ustar\0" and block[345]:
-            name = _text(block[345:500]) + b"/" + name
+            name = text(block[345:500]) + b"/" + name
         name = pax.get(b"path") or long_name or name
-        link = pax.get(b"linkpath") or long_link or _text(block[157:257])
+        link = pax.get(b"linkpath") or long_link or text(block[157:257])
         if pax.get(b"size"):
-            size = self._decimal(pax[b"size"], "size")
-        uid = self._decimal(pax[b"uid"], "uid") if pax.get(b"uid") else self._number(block[108:116], "uid")
-        gid = self._decimal(pax[b"gid"], "gid") if pax.get(b"gid") else self._number(block[116:124], "gid")
+            size = decimal(pax[b"size"], "size")
+        uid = decimal(pax[b"uid"], "uid") if pax.get(b"uid") else number(block[108:116], "uid")
+        gid = decimal(pax[b"gid"], "gid") if pax.get(b"gid") else number(block[116:124], "gid")
         if uid >= 2**32 - 1 or gid >= 2**32 - 1:
-            raise self._bad(f"{_shown(name)} has the owner {uid}:{gid}, which Linux cannot have")
+            raise self._bad(f"{shown(name)} has the owner {uid}:{gid}, which Linux cannot have")
         if pax.get(b"mtime"):
-            mtime_ns = self._time(pax[b"mtime"])
+            mtime_ns = time_ns(pax[b"mtime"])
         else:
-            mtime_ns = self._number(block[136:148], "mtime", signed=True) * 1_000_000_000
+            mtime_ns = number(block[136:148], "mtime", signed=True) * 1_000_000_000
         major = minor = 0
         if kind in b"34":
-            major = self._number(block[329:337], "device number")
-            minor = self._number(block[337:345], "device number")
+            major = number(block[329:337], "device number")
+            minor = number(block[337:345], "device number")
             if major >= 2**12 or minor >= 2**20:
-                raise self._bad(f"{_shown(name)} has the device number {major}:{minor}, which Linux cannot have")
+                raise self._bad(f"{shown(name)} has the device number {major}:{minor}, which Linux cannot have")
         if kind == 0 and name.endswith(b"/"):
             kind, type_bits = b"5"[0], stat.S_IFDIR  # V7 had no type for directories
         header = _Header(
             path=b"",
-            mode=type_bits | (self._number(block[100:108], "mode") & 0o7777),
+            mode=type_bits | (number(block[100:108], "mode") & 0o7777),
             uid=uid,
             gid=gid,
             mtime_ns=mtime_ns,
@@ -262,7 +273,7 @@ class TarParser:
         )
         self._count(header, name)
         if kind == _SPARSE:
-            header = header._replace(path=normal_path(name), real=self._number(block[483:495], "size"))
+            header = header._replace(path=normal_path(name), real=number(block[483:495], "size"))
             return self._old_sparse(header, block[386:482], block[482])
         if any(key.startswith(b"GNU.sparse.") for key in pax) or pax_sparse:
             return self._pax_sparse_file(header, name, pax, pax_sparse)
@@ -278,13 +289,13 @@ class TarParser:
             at, last = self._offset, 0
             for logical, length in regions:
                 if logical < last or logical + length > header.real:
-                    raise self._bad(f"{_shown(header.path)} has a sparse map that overlaps or leaves the file")
+                    raise self._bad(f"{shown(header.path)} has a sparse map that overlaps or leaves the file")
                 last = logical + length
                 if length:
                     extents.append((logical, at, length))
                     at += length
             if at - self._offset != header.stored:
-                raise self._bad(f"{_shown(header.path)} has a sparse map that does not fit its data")
+                raise self._bad(f"{shown(header.path)} has a sparse map that does not fit its data")
         self._data_left = header.stored
         self._skip_left = -header.stored % BLOCK
         self._await_header()
@@ -326,12 +337,12 @@ class TarParser:
             offset, length = table[at : at + 12], table[at + 12 : at + 24]
             if not offset[0] and not length[0]:
                 break
-            self._add_region(self._number(offset, "sparse map"), self._number(length, "sparse map"))
+            self._add_region(number(offset, "sparse map"), number(length, "sparse map"))
 
     def _add_region(self, offset: int, length: int) -> None:
         if len(self._sparse) >= self._limits.extents:
             raise self._bad(f"a sparse file has more than {self._limits.extents} extents")
-        self._metadata += 24
+        self._spend(24)
         self._sparse.append((offset, length))
 
     def _pax_sparse_file(
@@ -340,20 +351,21 @@ class TarParser:
         real = pax.get(b"GNU.sparse.realsize") or pax.get(b"GNU.sparse.size")
         header = header._replace(
             path=normal_path(pax.get(b"GNU.sparse.name") or name),
-            real=self._decimal(real, "size") if real else header.stored,
+            real=decimal(real, "size") if real else header.stored,
         )
         self._sparse = []
         if pax.get(b"GNU.sparse.major") == b"1":
             self._pending = header
-            self._map_text = b""
+            self._map = bytearray()
+            self._map_lines = 0
             self._step = self._sparse_map_block
             return None
         if b"GNU.sparse.map" in pax:
             pairs = pax[b"GNU.sparse.map"].split(b",") if pax[b"GNU.sparse.map"] else []
         if len(pairs) % 2:
-            raise self._bad(f"{_shown(header.path)} has a sparse map with an odd number of values")
+            raise self._bad(f"{shown(header.path)} has a sparse map with an odd number of values")
         for offset, length in zip(pairs[::2], pairs[1::2], strict=True):
-            self._add_region(self._decimal(offset, "sparse map"), self._decimal(length, "sparse map"))
+            self._add_region(decimal(offset, "sparse map"), decimal(length, "sparse map"))
         return self._emit(header, self._sparse)
 
     def _sparse_map_block(self, block: bytes) -> TarEntry | None:
@@ -362,22 +374,23 @@ class TarParser:
         header = self._pending._replace(stored=self._pending.stored - BLOCK)
         self._pending = header
         if header.stored < 0:
-            raise self._bad(f"{_shown(header.path)} has a sparse map that is longer than its data")
-        self._map_text += block
-        if len(self._map_text) > self._limits.record * 16:
-            raise self._bad(f"{_shown(header.path)} has a sparse map that is too long")
-        first, newline, _ = self._map_text[:24].partition(b"\n")
+            raise self._bad(f"{shown(header.path)} has a sparse map that is longer than its data")
+        self._map += block
+        self._map_lines += block.count(b"\n")
+        if len(self._map) > self._limits.record * 16:
+            raise self._bad(f"{shown(header.path)} has a sparse map that is too long")
+        first, newline, _ = bytes(self._map[:24]).partition(b"\n")
         if not newline:
-            raise self._bad(f"{_shown(header.path)} has a malformed sparse map")
-        count = self._decimal(first, "sparse map")
+            raise self._bad(f"{shown(header.path)} has a malformed sparse map")
+        count = decimal(first, "sparse map")
         if count > self._limits.extents:
             raise self._bad(f"a sparse file has more than {self._limits.extents} extents")
-        if self._map_text.count(b"\n") < 1 + 2 * count:
+        if self._map_lines < 1 + 2 * count:
             return None
-        numbers = self._map_text.split(b"\n", 1 + 2 * count)[1 : 1 + 2 * count]
-        self._map_text = b""
+        numbers = bytes(self._map).split(b"\n", 1 + 2 * count)[1 : 1 + 2 * count]
+        self._map = bytearray()
         for offset, length in zip(numbers[::2], numbers[1::2], strict=True):
-            self._add_region(self._decimal(offset, "sparse map"), self._decimal(length, "sparse map"))
+            self._add_region(decimal(offset, "sparse map"), decimal(length, "sparse map"))
         return self._emit(header, self._sparse)
 
     # fields
@@ -395,54 +408,25 @@ class TarParser:
                 found.setdefault(unquote_to_bytes(key[17:]), decoded)
         for name, value in found.items():
             if not name or len(name) > NAME_MAX or b"\0" in name or len(value) > self._limits.xattr:
-                raise self._bad(f"the extended attribute {_shown(name)} is malformed or too long")
+                raise self._bad(f"the extended attribute {shown(name)} is malformed or too long")
         return tuple(found.items())
 
     def _target(self, link: bytes, name: bytes) -> bytes:
         if not link or len(link) >= PATH_MAX or b"\0" in link:
-            raise self._bad(f"the symbolic link {_shown(name)} has a target that is empty, too long or malformed")
+            raise self._bad(f"the symbolic link {shown(name)} has a target that is empty, too long or malformed")
         return link
 
     def _count(self, header: _Header, name: bytes) -> None:
         self._entries += 1
-        self._metadata += len(name) + len(header.target) + len(header.hardlink or b"")
-        self._metadata += sum(len(key) + len(value) for key, value in header.xattrs)
         if self._entries > self._limits.entries:
             raise self._bad(f"the layer has more than {self._limits.entries} entries")
+        self._spend(len(name) + len(header.target) + len(header.hardlink or b""))
+
+    def _spend(self, count: int) -> None:
+        """Count bytes that are kept for names, attributes and maps."""
+        self._metadata += count
         if self._metadata > self._limits.metadata:
             raise self._bad(f"the layer's names and attributes have more than {self._limits.metadata} bytes")
-
-    def _number(self, raw: bytes, what: str, *, signed: bool = False) -> int:
-        """A numeric header field: octal digits, or base 256 where the top bit is set (GNU)."""
-        if raw[0] & 0x80:
-            bits = 8 * len(raw) - 1
-            value = int.from_bytes(raw, "big") & ((1 << bits) - 1)
-            if value >> (bits - 1):
-                value -= 1 << bits
-        else:
-            digits = raw.split(b"\0", 1)[0].strip(b" ")
-            if not digits:
-                return 0
-            if digits.strip(b"01234567"):
-                raise self._bad(f"a {what} is not a number: {digits[:20]!r}")
-            value = int(digits, 8)
-        if value > _NUMBER_MAX or value < (-_NUMBER_MAX if signed else 0):
-            raise self._bad(f"a {what} is out of range: {value}")
-        return value
-
-    def _decimal(self, raw: bytes, what: str) -> int:
-        if not raw.isdigit() or len(raw) > 20 or int(raw) > _NUMBER_MAX:
-            raise self._bad(f"a {what} is not a number: {raw[:30]!r}")
-        return int(raw)
-
-    def _time(self, raw: bytes) -> int:
-        """Seconds with a decimal fraction, as nanoseconds."""
-        match = _DECIMAL_TIME.fullmatch(raw)
-        if match is None:
-            raise self._bad(f"a time is not a number: {raw[:30]!r}")
-        sign, seconds, fraction = match.groups()
-        value = int(seconds) * 1_000_000_000 + int((fraction or b"")[:9].ljust(9, b"0"))
-        return -value if sign else value
 
     def _bad(self, reason: str) -> ImageError:
         return ImageError(f"a layer's tar archive is malformed near byte {self._offset}: {reason}")
@@ -463,49 +447,3 @@ class _Header(NamedTuple):
     xattrs: tuple[tuple[bytes, bytes], ...]
     stored: int
     real: int
-
-
-def normal_path(name: bytes, what: str = "name") -> bytes:
-    """`name` relative to the root, without empty, `.` and `..` components. Raises ImageError if it leaves the root."""
-    if not name or b"\0" in name or len(name) > PATH_MAX:
-        raise ImageError(f"a layer has a {what} that is empty, too long or malformed: {_shown(name)}")
-    parts: list[bytes] = []
-    for part in name.split(b"/"):
-        if part in (b"", b"."):
-            continue
-        if part == b"..":
-            if not parts:
-                raise ImageError(f"a layer has a {what} that leads out of the image: {_shown(name)}")
-            parts.pop()
-        elif len(part) > NAME_MAX:
-            raise ImageError(f"a layer has a {what} with a component of more than {NAME_MAX} bytes: {_shown(name)}")
-        else:
-            parts.append(part)
-    return b"/".join(parts)
-
-
-def _check_sum(block: bytes) -> None:
-    """The sum over the header with the checksum field as blanks; old tars summed signed bytes."""
-    digits = block[148:156].replace(b"\0", b" ").strip()
-    unsigned = sum(block) - sum(block[148:156]) + 8 * 0x20
-    if digits.isdigit() and not digits.strip(b"01234567"):
-        promised = int(digits, 8)
-        if promised == unsigned:
-            return
-        negative = sum(1 for byte in block[:148] + block[156:] if byte >= 0x80)
-        if promised == unsigned - 256 * negative:
-            return
-    raise ImageError("a layer is not a tar archive: a header has a wrong checksum")
-
-
-def _text(raw: bytes) -> bytes:
-    return raw.split(b"\0", 1)[0]
-
-
-def _padded(size: int) -> int:
-    return size + -size % BLOCK
-
-
-def _shown(name: bytes) -> str:
-    text = name[:100].decode("utf-8", "replace")
-    return repr(text if len(name) <= 100 else text + "...")

@@ -53,6 +53,13 @@ def test_zero_padding_after_gzip_is_ignored() -> None:
     assert unpack(Compression.GZIP, gzip.compress(b"a") + bytes(1000)) == b"a"
 
 
+def test_very_many_members() -> None:
+    """As stargz layers have them, one or more for each file."""
+    for compression in (Compression.GZIP, Compression.ZSTD):
+        packed = PACK[compression](b"0123456789") * 60_000
+        assert unpack(compression, packed) == b"0123456789" * 60_000
+
+
 def test_bombs() -> None:
     packed = zstandard.ZstdCompressor(level=1).compress(bytes(512 << 20))
     with pytest.raises(ImageError, match="bomb"):
