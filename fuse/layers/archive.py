@@ -17,6 +17,8 @@ from fuse.index import Index
 from fuse.indexformat import Node
 from fuse.layers import Place
 
+_NOT_NAMES = (b"", b".", b"..")
+
 ArchiveKind = Literal["plain", "frames"]
 
 
@@ -71,7 +73,10 @@ class ArchiveLayer:
         found = []
         for number in index.children(directory):
             node = index.node(number)
-            found.append((index.name(node), self._place(number, node)))
+            name = index.name(node)
+            if b"/" in name or name in _NOT_NAMES:
+                raise LayerError("a layer's index is damaged: a name is not one")
+            found.append((name, self._place(number, node)))
         return found
 
     def opaque(self, directory: int) -> bool:
