@@ -13,7 +13,7 @@ import msgspec
 import rootless
 from rootless.errors import RcontainError
 from rootless.oci.runtime import VERSION
-from rootless.runtime import commands, features, ledger
+from rootless.runtime import commands, features, interpreter, ledger
 from rootless.runtime.ledger import Ledger
 
 
@@ -129,6 +129,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The entry point. Errors exit with 1 as runc's do; `run` and `exec` with the command's code, or 125, 126, 127."""
     arguments = _parser().parse_args(argv)
     try:
+        if argv is None:
+            interpreter.protect()
         return _run(arguments)
     except RcontainError as error:
         if arguments.debug:

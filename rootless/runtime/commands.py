@@ -401,7 +401,7 @@ def exec_(arguments: argparse.Namespace, book: Ledger) -> int:
         facts=facts.read(),
         seccomp=_filter(spec),
         die_with_parent=False,
-        become_root=record.ids is not None and 0 in record.ids.uids and 0 in record.ids.gids,
+        ids=record.ids,
     )
     stdio = (None, None, None) if process.terminal else (0, 1, 2)
     job = Job(made, stdio, _kept(arguments.preserve_fds))

@@ -1,4 +1,4 @@
-"""What plans depend on of this machine, read once per process."""
+"""What plans depend on of this machine."""
 
 from __future__ import annotations
 
@@ -12,17 +12,22 @@ from rootless.runtime.plan import HostFacts
 
 
 @cache
-def read() -> HostFacts:
-    """Look at /proc and /sys, as the user namespace that the caller is in shows them."""
+def _last_capability() -> int:
     try:
         with open("/proc/sys/kernel/cap_last_cap") as file:
-            last = int(file.read())
+            return int(file.read())
     except FileNotFoundError:
-        last = len(NAMES) - 1
+        return len(NAMES) - 1
+
+
+def read() -> HostFacts:
+    """Look at /proc and /sys, as the namespaces that the caller is in now show them."""
     with open("/proc/self/setgroups") as file:
         can_set_groups = file.read().strip() == "allow"
     return HostFacts(
-        last_capability=last, cgroup_mounted=os.path.ismount("/sys/fs/cgroup"), can_set_groups=can_set_groups
+        last_capability=_last_capability(),
+        cgroup_mounted=os.path.ismount("/sys/fs/cgroup"),
+        can_set_groups=can_set_groups,
     )
 
 

@@ -32,6 +32,14 @@ _OF_FD: Final = TreeFlag.CLONE | TreeFlag.EMPTY_PATH
 _FAILED: Final = 125
 
 
+def _own_program() -> tuple[int, int]:
+    found = os.stat("/proc/self/exe")
+    return found.st_dev, found.st_ino
+
+
+_OWN_PROGRAM: Final = _own_program()
+
+
 class Job(msgspec.Struct, frozen=True):
     """What the child is given: the plan, and the descriptors it keeps. None in `stdio` is /dev/null.
 
@@ -74,6 +82,7 @@ def run(job: Job, channel: socket.socket) -> NoReturn:
     try:
         gc.disable()
         reset_signals()
+        os.umask(0o022)
         channel = arrange_descriptors(job, channel)
         if not messages.await_order(channel, Order.MAPPED):
             os._exit(_FAILED)
@@ -441,12 +450,14 @@ def _look_up(context: _Context, step: steps.LookUp) -> None:
 
 def _checked(path: str, name: str) -> str:
     try:
-        mode = os.stat(path).st_mode
+        found = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         raise _Refused(Fault.NOT_FOUND, f"executable file `{name}` not found: No such file or directory", 2) from None
     except OSError as error:
         raise _Refused(Fault.NOT_RUNNABLE, f"cannot reach `{path}`: {error.strerror}", error.errno or 0) from None
-    if not stat.S_ISREG(mode):
+    if (found.st_dev, found.st_ino) == _OWN_PROGRAM:
+        raise _Refused(Fault.NOT_RUNNABLE, f"`{path}` is the container engine's own program", errno.EACCES)
+    if not stat.S_ISREG(found.st_mode):
         raise _Refused(Fault.NOT_RUNNABLE, f"the path `{path}` is not a regular file: Permission denied", errno.EACCES)
     if not os.access(path, os.X_OK, effective_ids=True):
         raise _Refused(Fault.NOT_RUNNABLE, f"the path `{path}` is not executable: Permission denied", errno.EACCES)

@@ -154,9 +154,9 @@ def spawn(
         launched = _clone(kinds, lambda channel: init.run(job, channel))
         _map(launched, to_write)
     try:
-        if linux.namespace(NamespaceType.USER) is not None:
+        if launched.userns is None and linux.namespace(NamespaceType.USER) is not None:
             launched.userns = _namespace(launched.pid, "user")
-        if linux.namespace(NamespaceType.NETWORK) is not None:
+        if launched.netns is None and linux.namespace(NamespaceType.NETWORK) is not None:
             launched.netns = _namespace(launched.pid, "net")
     except OSError as error:
         _abandon(launched)
@@ -213,22 +213,35 @@ def _spawn_joining(job: Job, kinds: Clone, joined: list[tuple[Clone, str]], ids:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, held)
         theirs.close()
+        launched = _adopt(ours, helper, "join the namespaces")
+        launched.userns = next((os.dup(fd) for kind, fd in fds if kind is Clone.NEWUSER), None)
     finally:
         for _, fd in fds:
             os.close(fd)
-    launched = _adopt(ours, helper, "join the namespaces")
     _map(launched, ids)
     return launched
 
 
 def _join_and_clone(channel: socket.socket, job: Job, join: Callable[[], None], kinds: Clone) -> NoReturn:
-    """In the process in between: enter the namespaces, clone, tell the pid, leave."""
+    """In the process in between: enter the namespaces, clone, tell the pid, leave.
+
+    Whoever is in those namespaces must not look into this process, so it is hidden from the start; nobody but itself
+    can then tell its network namespace, which rides along with the pid. A process with a new user namespace is out of
+    the others' reach anyway, and is hidden once its maps are written: until then they must belong to the caller.
+    """
+    netns: int | None = None
     try:
+        if Clone.NEWUSER not in kinds:
+            syscalls.prctl(Prctl.SET_DUMPABLE, 0)
         join()
+        if kinds and Clone.NEWUSER not in kinds:
+            syscalls.unshare(kinds & Clone.NEWNET)
+            kinds &= ~Clone.NEWNET
+            netns = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         pid = syscalls.fork_into(kinds | Clone.PARENT)
         if pid == 0:
             init.run(job, channel)
-        messages.send(channel, Forked(pid))
+        messages.send(channel, Forked(pid), netns)
         os._exit(0)
     except OSError as error:
         messages.send(channel, Failed(Fault.STEP, "join the namespaces", error.strerror or "", error.errno or 0))
@@ -244,7 +257,7 @@ def _adopt(channel: socket.socket, helper: int, what: str) -> Launched:
     report = messages.receive(channel)
     os.waitpid(helper, 0)
     if report is not None and isinstance(report[0], Forked):
-        return Launched(report[0].pid, os.pidfd_open(report[0].pid), channel, None, None)
+        return Launched(report[0].pid, os.pidfd_open(report[0].pid), channel, None, report[1])
     channel.close()
     if report is not None and isinstance(report[0], Failed):
         raise error_of(report[0])

@@ -19,7 +19,7 @@ import msgspec
 from rootless.errors import UsageError
 from rootless.oci.runtime import Capabilities, Linux, Mount, NamespaceType, Process, Spec
 from rootless.runtime import capabilities, steps
-from rootless.runtime.idmap import IdMaps
+from rootless.runtime.idmap import IdMap, IdMaps
 from rootless.runtime.mounts import parse_options, without_unmapped_group
 from rootless.runtime.rootdir import normalize
 from rootless.runtime.steps import Plan, Program, Step
@@ -67,7 +67,7 @@ _FALLBACK: Final = {"sysfs": "/sys", "cgroup": "/sys/fs/cgroup", "cgroup2": "/sy
 
 
 class HostFacts(msgspec.Struct, frozen=True):
-    """What the plan depends on; read once per process by `facts.read`."""
+    """What the plan depends on; `facts.read` finds it out."""
 
     last_capability: int
     cgroup_mounted: bool
@@ -221,7 +221,8 @@ def compile(
     """
     compiler = _Compiler(spec, rootfs, ids, facts)
     linux, process = spec.linux, spec.process
-    if linux.namespace(NamespaceType.MOUNT) is None:
+    mount_namespace = linux.namespace(NamespaceType.MOUNT)
+    if mount_namespace is None or mount_namespace.path:
         raise UsageError("a container without a mount namespace of its own is not supported")
     compiler.filesystem()
     early: list[Step] = []
@@ -245,7 +246,7 @@ def compile(
     if process is None:
         return Plan((*early, *middle), ())
     create, start = _process(
-        process, facts, seccomp=seccomp, die_with_parent=die_with_parent, reaper=reaper, make_cwd=make_cwd
+        process, facts, ids, seccomp=seccomp, die_with_parent=die_with_parent, reaper=reaper, make_cwd=make_cwd
     )
     hooks = tuple(steps.RunHook(hook, "startContainer") for hook in spec.hooks.start_container)
     return Plan((*early, *middle, *create), (*hooks, *start))
@@ -255,16 +256,16 @@ def compile_exec(
     process: Process,
     *,
     facts: HostFacts,
+    ids: IdMaps | None = None,
     seccomp: Program | None = None,
     die_with_parent: bool = True,
-    become_root: bool = True,
 ) -> Plan:
-    """The steps of a process that has joined a running container's namespaces."""
-    head: list[Step] = [steps.BecomeRoot()] if become_root else []
+    """The steps of a process that has joined a running container's namespaces; `ids` are the container's maps."""
+    head: list[Step] = [steps.BecomeRoot()] if ids is not None and 0 in ids.uids and 0 in ids.gids else []
     head += [steps.Keyring(), steps.Session()]
     if process.terminal:
         head.append(steps.Terminal("dev/pts/ptmx", None, process.console_size))
-    create, start = _process(process, facts, seccomp=seccomp, die_with_parent=die_with_parent)
+    create, start = _process(process, facts, ids, seccomp=seccomp, die_with_parent=die_with_parent)
     return Plan((*head, *create), tuple(start))
 
 
@@ -285,9 +286,18 @@ def environment(process: Process) -> tuple[str, ...]:
     return process.env
 
 
+def _check_mapped(number: int, ids: IdMap, what: str) -> None:
+    if number not in ids:
+        raise UsageError(
+            f"the command is to run with {what} id {number}, which is not among the container's {ids.size} ids",
+            hint="run it as another user, or ask for more subordinate ids in /etc/subuid and /etc/subgid",
+        )
+
+
 def _process(
     process: Process,
     facts: HostFacts,
+    ids: IdMaps | None,
     *,
     seccomp: Program | None,
     die_with_parent: bool,
@@ -310,6 +320,12 @@ def _process(
     early_filter = seccomp is not None and not process.no_new_privileges
     held = capabilities.SYS_ADMIN if early_filter else 0
     user = process.user
+    groups = user.additional_gids
+    if ids is not None:
+        _check_mapped(user.uid, ids.uids, "user")
+        _check_mapped(user.gid, ids.gids, "group")
+        # An image's /etc/group may list the user in groups that this container does not have.
+        groups = tuple(gid for gid in groups if gid in ids.gids)
 
     create: list[Step] = []
     if process.oom_score_adj is not None:
@@ -325,7 +341,7 @@ def _process(
         steps.Become(
             user.uid,
             user.gid,
-            user.additional_gids,
+            groups,
             facts.can_set_groups,
             user.umask,
             effective | held,

@@ -137,7 +137,7 @@ def spawn_exec(
         facts=facts.read(),
         seccomp=bpf.compiled(seccomp_profile) if seccomp_profile is not None else None,
         die_with_parent=die_with_parent,
-        become_root=ids is not None and 0 in ids.uids and 0 in ids.gids,
+        ids=ids,
     )
     job = Job(made, (None, None, None) if process.terminal else stdio, tuple(keep_fds))
     user = (process.user.uid, process.user.gid)

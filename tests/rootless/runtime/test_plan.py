@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rootless.errors import UsageError
-from rootless.oci.runtime import Device, Linux, Mount, Namespace, NamespaceType, Process, Spec
+from rootless.oci.runtime import Device, Linux, Mount, Namespace, NamespaceType, Process, Spec, User
 from rootless.runtime import plan, steps
 from rootless.runtime.idmap import IdMap, IdMaps, keep_id_maps, nomap_maps
 from rootless.runtime.plan import HostFacts
@@ -69,9 +69,11 @@ def test_without_a_user_namespace_propagation_is_cut() -> None:
 
 def test_maps_without_root_or_tty_group() -> None:
     nobody = IdMaps(IdMap.of((1000, 0, 1)), IdMap.of((1000, 0, 1)))
+    user = User(uid=1000, gid=1000, additional_gids=(7,))
     the_plan = plan.compile(
-        default_spec(args=("true",), env={}, ids=IDS), rootfs="/r", facts=FACTS, ids=nobody, seccomp=None
+        default_spec(args=("true",), env={}, ids=IDS, user=user), rootfs="/r", facts=FACTS, ids=nobody, seccomp=None
     )
+    assert next(step.groups for step in the_plan.create if isinstance(step, steps.Become)) == ()
     assert steps.BecomeRoot not in kinds(the_plan)
     pts = next(s for s in the_plan.create if isinstance(s, steps.MountFilesystem) and s.fstype == "devpts")
     assert "gid=" not in pts.data
@@ -110,6 +112,8 @@ def test_a_devices_place_can_be_taken() -> None:
         ({"mounts": (Mount(destination="/x", type="bind"),)}, "has no source"),
         ({"new": frozenset({NamespaceType.PID})}, "without a mount namespace"),
         ({"cwd": "relative"}, "not absolute"),
+        ({"user": User(uid=70000)}, "user id 70000"),
+        ({"user": User(gid=70000)}, "group id 70000"),
     ],
 )
 def test_contradictions(change: dict[str, Any], says: str) -> None:

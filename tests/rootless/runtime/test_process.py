@@ -202,6 +202,11 @@ def test_commands_that_cannot_run(box: Box, args: tuple[str, ...], code: int, sa
     assert outcome.kind == ("CommandNotFound" if code == 127 else "CommandNotRunnable")
 
 
+def test_the_interpreter_is_no_command(box: Box) -> None:
+    outcome = box.run("/proc/self/exe")
+    assert outcome.code == 126 and "engine's own program" in outcome.error
+
+
 def test_the_command_is_looked_up_as_its_user(box: Box) -> None:
     (box.rootfs / "root").mkdir(mode=0o700)
     (box.rootfs / "root/tool").write_text("#!/bin/sh\n")
@@ -548,9 +553,35 @@ def test_joining_another_containers_namespaces(box: Box) -> None:
             return await converse(lambda stdio: process.spawn(made, rootfs=str(box.rootfs), ids=ids, stdio=stdio)), net
 
     outcome, net = box.inside(lambda: trio.run(run))
-    assert outcome.code == 0, outcome
+    assert outcome.code == 0, outcome.error
     assert outcome.lines[0] == net
     assert "sleep 1000" in outcome.out and " - sysfs " in outcome.out
+
+
+def test_joining_a_user_namespace_alone(box: Box) -> None:
+    async def run() -> tuple[set[str], list[str]]:
+        ids = box.maps()
+        with process.spawn(box.spec(["sleep", "1000"], ids), rootfs=str(box.rootfs), ids=ids) as first:
+            await first.created()
+            await first.start()
+            made = box.spec(
+                ["sh", "-c", "readlink /proc/self/ns/user; readlink /proc/self/ns/net; ls /proc/$$/fd; true"],
+                ids,
+                new=spec.NEW - {NamespaceType.USER},
+                joined={NamespaceType.USER: f"/proc/{first.pid}/ns/user"},
+            )
+            read, write = os.pipe()
+            with process.spawn(made, rootfs=str(box.rootfs), ids=ids, stdio=(None, write, None)) as second:
+                known = {os.readlink(f"/proc/self/fd/{fd}") for fd in (second.userns, second.netns)}
+                await second.created()
+                await second.start()
+                await second.wait()
+            known.discard(os.readlink("/proc/self/ns/net"))
+            return known, os.read(read, 1000).decode().split()
+
+    known, said = box.inside(lambda: trio.run(run))
+    assert len(known) == 2 and known == set(said[:2])
+    assert said[2:] == ["0", "1", "2"]
 
 
 def test_missing_namespace_to_join(box: Box) -> None:
