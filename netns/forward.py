@@ -147,7 +147,7 @@ class _Clients:
         return self._addresses.guest6 if six else self._addresses.guest
 
     def families(self, client: str) -> tuple[bool, bool]:
-        """Which family (True is IPv6) to try first: the client's own, but for loopback IPv4, where everything listens."""
+        """Which family (True is IPv6) to try first: the client's, but for loopback IPv4, where everything listens."""
         six = ":" in client and client != "::1"
         return (six, not six)
 

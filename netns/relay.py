@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from netns.driver import Driver
 
 _READS = 4  # of up to 64 KiB, before the other flows have their turn
-_READ_SIZE = 65455  # bytes that fit one frame with all headers
 _DATAGRAMS = 32
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER
 _REFUSALS = frozenset({errno.ECONNREFUSED, errno.ECONNRESET})
@@ -60,7 +59,7 @@ class TcpRelay:
         self._refused = refused
         self._started = False
         self._interest = 0
-        self._read_size = _READ_SIZE
+        self._read_size = 0
         self._unsent: deque[bytes] = deque()
         self._host_closed = False
         self._guest_closed = False
@@ -123,9 +122,7 @@ class TcpRelay:
     def start(self) -> None:
         """The guest and the host are connected: move bytes."""
         self._started = True
-        mss = self._flow.connection.mss
-        if mss < _READ_SIZE:
-            self._read_size = _READ_SIZE // mss * mss
+        self._read_size = self._flow.connection.max_segment  # one read is one frame
         self.changed()
 
     # From the host
@@ -164,8 +161,8 @@ class TcpRelay:
     def _read(self, sock: socket.socket) -> None:
         connection = self._flow.connection
         for _ in range(_READS):
-            size = min(self._read_size, connection.send_room())
-            if self._host_closed or not size:
+            size = self._read_size
+            if self._host_closed or connection.send_room() < size:
                 return
             try:
                 data = sock.recv(size)
@@ -275,7 +272,7 @@ class TcpRelay:
                     self._abandon()
                     return
         interest = select.EPOLLOUT if self._unsent else 0
-        if not self._host_closed and connection.send_room() >= min(connection.capacity // 2, _READ_SIZE):
+        if not self._host_closed and connection.send_room() >= self._read_size:
             interest |= select.EPOLLIN
         self._watch(interest)
 

@@ -13,8 +13,8 @@ A passive connection starts in LISTEN with the peer's SYN held: its owner first 
 
 The other end is a kernel on the same machine, behind a device that moves 64 KiB at a time. So, on purpose:
 - no congestion window (RFC 5681): the link has no queue to share; what is in flight is limited by the peer's window and
-  by the send buffer. Loss is repaired by retransmission after three duplicate ACKs or a timeout, one segment at a time
-  until what was outstanding is acknowledged (RFC 6582's partial acknowledgements).
+  by the send buffer. Loss is repaired after three duplicate ACKs, one segment for each partial acknowledgement
+  (RFC 6582), or after a timeout by sending everything again, slowly at first (as RFC 5681's slow start).
 - no Nagle, no delayed ACK timer: a segment or an ACK leaves with the batch it belongs to.
 - no SACK, no timestamps, no urgent pointer (urgent data is delivered in line, RFC 6093).
 - TIME-WAIT is short: nothing can linger in the link, and the host's own socket keeps the real one.
@@ -41,7 +41,7 @@ _KEEPALIVE_IDLE = 7200.0  # RFC 9293 section 3.8.4
 _KEEPALIVE_INTERVAL = 75.0
 _KEEPALIVE_PROBES = 9
 _DUPLICATES = 3
-_MAX_SEGMENT = 65535 - 60 - 20  # bytes of payload in one segment, to be cut by the kernel where the MSS is smaller
+_MAX_SEGMENT = 65535 - 40  # bytes of payload in one segment, which the kernel cuts where the MSS is smaller
 
 _SENDING = frozenset({State.ESTABLISHED, State.CLOSE_WAIT, State.FIN_WAIT_1, State.CLOSING, State.LAST_ACK})
 _RECEIVING = frozenset({State.ESTABLISHED, State.FIN_WAIT_1, State.FIN_WAIT_2})
@@ -56,17 +56,17 @@ class Connection:
     """One end of a connection. `mss` is what this end announces; `capacity` bounds each direction's buffer in bytes."""
 
     __slots__ = (
-        "_ack_now", "_duplicates", "_fin_at", "_fin_queued", "_fin_seq", "_iss", "_keepalive", "_max_window", "_last_heard",
-        "_mss_offer", "_peer_scale", "_probe_at", "_probes", "_reassembly", "_recover", "_resend", "_retries",
-        "_rst", "_rto", "_rto_at", "_sampled", "_sampled_at", "_scaled", "_syn_sent", "_time_wait_at", "_wl1",
-        "_wl2", "buffer", "capacity", "mss", "rcv_adv", "rcv_nxt", "received", "signals", "snd_max",
-        "snd_nxt", "snd_una", "snd_wnd", "state", "unconsumed",
+        "_ack_now", "_allowance", "_duplicates", "_fin_at", "_fin_queued", "_fin_seq", "_iss", "_keepalive",
+        "_last_heard", "_max_window", "_mss_offer", "_peer_scale", "_probe_at", "_probes", "_reassembly",
+        "_recover", "_resend", "_retries", "_rst", "_rto", "_rto_at", "_sampled", "_sampled_at", "_scaled",
+        "_syn_sent", "_time_wait_at", "_wl1", "_wl2", "buffer", "capacity", "max_segment", "mss", "rcv_adv",
+        "rcv_nxt", "received", "signals", "snd_max", "snd_nxt", "snd_una", "snd_wnd", "state", "unconsumed",
     )  # fmt: skip
 
     def __init__(self, *, iss: int, mss: int, capacity: int) -> None:
         self.state = State.CLOSED
         self.capacity = capacity
-        self.mss = DEFAULT_MSS  # the peer's
+        self.mss = self.max_segment = DEFAULT_MSS  # the peer's, and the most that is sent in one segment
         self.received: list[Buffer] = []
         self.signals: list[Signal] = []
         self.unconsumed = 0
@@ -96,6 +96,7 @@ class Connection:
         self._probes = 0
         self._duplicates = 0
         self._recover: int | None = None
+        self._allowance: int | None = None  # bytes in flight, while everything is sent again after a timeout
         self._sampled: int | None = None
         self._sampled_at = 0.0
         self._keepalive = True
@@ -216,7 +217,8 @@ class Connection:
 
     def _take_syn(self, syn: TcpSegment) -> None:
         self.rcv_nxt = self.rcv_adv = syn.seq + 1
-        self.mss = max(64, syn.mss if syn.mss is not None else DEFAULT_MSS)
+        self.mss = min(self._mss_offer, max(64, syn.mss if syn.mss is not None else DEFAULT_MSS))
+        self.max_segment = max(self.mss, _MAX_SEGMENT // self.mss * self.mss)
         self._scaled = syn.scale is not None
         self._peer_scale = syn.scale or 0
         self.snd_wnd = syn.window  # never scaled in a SYN (RFC 7323 section 2.2)
@@ -290,6 +292,7 @@ class Connection:
         return True
 
     def _advance(self, ack: int, now: float) -> None:
+        una = self.snd_una
         self.snd_una = ack
         if self.snd_nxt < ack:
             self.snd_nxt = ack
@@ -303,9 +306,11 @@ class Connection:
             self._sampled = None
         if self._recover is not None:
             if ack >= self._recover:
-                self._recover = None
-            else:
+                self._recover = self._allowance = None
+            elif self._allowance is None:
                 self._resend = True
+            else:
+                self._allowance += ack - una
         self._rto_at = now + self._rto.value if self.snd_max > ack else None
 
     def _on_payload(self, payload: Buffer, seq: int, end: int) -> None:
@@ -402,6 +407,8 @@ class Connection:
             self._sampled = None
             self._resend = True
             self._recover = self.snd_max
+            self._allowance = self.max_segment
+            self.snd_nxt = self.snd_una
             self._duplicates = 0
             self._rto_at = now + self._rto.value
         elif self._probe_at is not None and now >= self._probe_at:
@@ -458,17 +465,18 @@ class Connection:
                 # Never more than was sent before: new data goes the ordinary way, inside the window.
                 length = max(0, min(length, self.snd_max - self.snd_una))
                 self._emit(self.snd_una, length, result, now)
-        edge = self.snd_una + self.snd_wnd
+        window = self.snd_wnd if self._allowance is None else min(self.snd_wnd, self._allowance)
+        edge = self.snd_una + window
         while (nxt := self.snd_nxt) < end:
-            length = min(end - nxt, edge - nxt, _MAX_SEGMENT)
+            length = min(end - nxt, edge - nxt, self.max_segment)
             if length <= 0:
                 if self.snd_max == self.snd_una and self._probe_at is None:
                     self._probe_at = now + self._rto.value
                 break
-            if length < end - nxt and length < min(self.mss, self._max_window // 2) and self.snd_max > self.snd_una:
+            if length < end - nxt and length < min(self.mss, self._max_window // 2) and nxt > self.snd_una:
                 break  # RFC 9293 section 3.8.6.2.1: the ACK of what is in flight brings a window worth filling
             self._emit(nxt, length, result, now)
-        if self._fin_queued and self._fin_seq is None and self.snd_nxt == end:
+        if self._fin_queued and self.snd_nxt == end:
             self._emit(end, 0, result, now)
 
     def _emit(self, seq: int, length: int, result: list[TcpSegment], now: float) -> None:
