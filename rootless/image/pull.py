@@ -159,6 +159,7 @@ async def _pull(
     layers = pair_layers(manifest, config)
     for layer in layers:
         layer_compression(layer.media_type)
+    _check_space(store, reference, layers)
     for _ in range(_REPEATS):
         store.blobs.put(config_raw, manifest.config.digest)
         await _fetch_layers(store, registry, manifest, layers, report, derive, squash)
@@ -213,6 +214,18 @@ def _check_platform(reference: Reference, config: ImageConfig, platform: Platfor
     if platform is not None or found.os != wanted.os:
         raise ImageError(f"{reference} is not available for {wanted}", hint=f"it is an image for {found}")
     report.message(f"Warning: {reference} is an image for {found}, and this machine is {wanted}")
+
+
+def _check_space(store: Store, reference: Reference, layers: tuple[Layer, ...]) -> None:
+    """Say at once what would fail after a long transfer. What is derived from the layers is not counted."""
+    sizes = {layer.blob: layer.size for layer in layers if not store.blobs.has(layer.blob, layer.size)}
+    space = os.statvfs(store.path)
+    free = space.f_bavail * space.f_frsize
+    if sum(sizes.values()) > free:
+        raise HostError(
+            f"{reference} needs {sum(sizes.values()) >> 20} MiB and {store.path} has {free >> 20} MiB left",
+            hint="free some space, for example with `rcontain rmi`",
+        )
 
 
 async def _fetch_layers(

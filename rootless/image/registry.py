@@ -167,11 +167,11 @@ class Registry:
                 error: Exception | None = None
             except (httpx.HTTPError, OSError) as caught:
                 if not worth_retrying(caught):
-                    raise RegistryError(*explain(caught, url)) from caught
+                    raise RegistryError(explain(caught, url)) from caught
                 error = caught
             failures = 1 if received > before else failures + 1
             if failures >= ATTEMPTS:
-                reason = f"{explain(error, url)[0]}, " if error else ""
+                reason = f"{explain(error, url)}, " if error else ""
                 raise RegistryError(
                     f"{reason}blob {descriptor.digest} of {self._reference.name} is cut off after {received} of "
                     f"{descriptor.size} bytes"
@@ -363,7 +363,7 @@ class Registry:
                 if len(raw) > limit:
                     raise ImageError(f"{what} from {self._authority} is larger than {limit} bytes")
         except httpx.HTTPError as error:
-            raise _CutOff(*explain(error, str(response.request.url))) from error
+            raise _CutOff(explain(error, str(response.request.url))) from error
         return bytes(raw)
 
 

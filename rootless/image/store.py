@@ -220,6 +220,8 @@ class Store:
             entry = next((entry for entry in catalog.entries if entry.digest == image.digest), None)
             if entry is None:
                 raise ImageNotFound(f"image {image.short_id} is no longer in the store")
+            if str(reference) in catalog.names(image.digest):
+                return
             self._replace(self._index_path, catalog.with_name(entry, str(reference), None).to_bytes())
 
     def untag(self, reference: Reference) -> None:
@@ -237,47 +239,51 @@ class Store:
         Works on a full disk. Raises ImageNotFound, UsageError.
         """
         removed = self._remove(text, in_use, force)
-        if not removed.deleted:
-            return removed
         return replace(removed, freed=removed.freed + self.collect())
 
     def _remove(self, text: str, in_use: Callable[[Image], str | None] | None, force: bool) -> Removed:
         with self._lock():
             catalog = self._catalog()
             image, name = self._find(text, catalog)
-            if name is not None and len(image.names) > 1:
-                self._replace(self._index_path, catalog.without_name(name).to_bytes())
+            own = self._packings(image, catalog)
+            names = [name for digest in own for name in catalog.names(digest)]
+            if name is not None and len(names) > 1:
+                changed = catalog.without_name(name)
+                if not changed.names(image.digest) and len(own) > 1:
+                    changed = changed.without([image.digest])
+                self._replace(self._index_path, changed.to_bytes())
                 return Removed((name,), (), 0)
-            if name is None and len(image.names) > 1 and not force:
+            if name is None and len(names) > 1 and not force:
                 raise UsageError(
-                    f"image {text} has {len(image.names)} names: {', '.join(image.names)}",
-                    hint="remove them by name, or use force",
+                    f"image {text} has {len(names)} names: {', '.join(names)}", hint="remove them by name, or use force"
                 )
             if isinstance(image, Image) and in_use is not None and (user := in_use(image)) is not None:
                 raise UsageError(f"image {text} is used by container {user}", hint="remove the container first")
-            return self._delete(image, catalog)
+            freed = self._delete(own, catalog)
+            return Removed(tuple(names), (image.id if isinstance(image, Image) else image.digest.hex,), freed)
 
-    def _delete(self, image: Image | Damaged, catalog: Catalog) -> Removed:
-        """Remove every manifest with this image's configuration, and what nothing else needs."""
-        doomed = {image.digest}
-        if isinstance(image, Image):
-            for digest in catalog.digests:
-                other = self._load(digest, catalog)
-                if isinstance(other, Image) and other.id == image.id:
-                    doomed.add(digest)
+    def _packings(self, image: Image | Damaged, catalog: Catalog) -> list[Digest]:
+        """The manifests with this image's configuration: they differ in how its layers are packed."""
+        if isinstance(image, Damaged):
+            return [image.digest]
+        loaded = [self._load(digest, catalog) for digest in catalog.digests]
+        return [one.digest for one in loaded if isinstance(one, Image) and one.id == image.id]
+
+    def _delete(self, doomed: list[Digest], catalog: Catalog) -> int:
+        """Remove manifests, and what nothing else needs. Returns the bytes freed."""
         kept = catalog.without(doomed)
         needed_blobs, needed_layers = self._needs(kept.digests, catalog)
         blobs, layers = self._needs(doomed, catalog)
         try:
             self._replace(self._index_path, kept.to_bytes())
-            freed = self._discard(blobs - needed_blobs, layers - needed_layers)
         except HostError as error:
             if not isinstance(error.__cause__, OSError) or error.__cause__.errno not in _FULL:
                 raise
             # No room for the new index.json: make some first. Killed in between, the image shows as damaged.
             freed = self._discard(blobs - needed_blobs, layers - needed_layers)
             self._replace(self._index_path, kept.to_bytes())
-        return Removed(image.names, (image.id if isinstance(image, Image) else image.digest.hex,), freed)
+            return freed
+        return self._discard(blobs - needed_blobs, layers - needed_layers)
 
     def _discard(self, blobs: Iterable[Digest], layers: Iterable[str]) -> int:
         freed = sum(self.blobs.remove(digest) for digest in blobs)

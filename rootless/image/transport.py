@@ -145,7 +145,7 @@ class Transport:
                 response = await self._follow(method, url, headers, data, limits)
             except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
                 if attempt == attempts or not worth_retrying(error):
-                    raise RegistryError(*explain(error, url)) from error
+                    raise RegistryError(explain(error, url)) from error
                 await trio.sleep(pause(attempt))
                 continue
             if response.status_code not in _RETRIED or attempt == attempts:
@@ -209,7 +209,7 @@ def worth_retrying(error: Exception) -> bool:
     )
 
 
-def explain(error: Exception, url: str) -> tuple[str]:
+def explain(error: Exception, url: str) -> str:
     """The sentence for a failed request."""
     target = httpx.URL(url)
     where = f"{target.host}:{target.port}" if target.port else target.host
@@ -239,7 +239,7 @@ def explain(error: Exception, url: str) -> tuple[str]:
         reason = f"{where} does not answer as a web server ({error}); is it a registry?"
     else:
         reason = f"the exchange with {where} failed: {_reason(cause)}"
-    return (reason,)
+    return reason
 
 
 def _cause(error: BaseException) -> BaseException:

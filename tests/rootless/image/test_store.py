@@ -136,6 +136,17 @@ def test_two_packings_of_one_image(store: Store) -> None:
     assert first.id == second.id and first.digest != second.digest
     [image] = store.images()
     assert set(image.names) == {"docker.io/library/a:latest", "docker.io/library/b:latest"}
+    assert store.remove("a").untagged == ("docker.io/library/a:latest",)
+    [image] = store.images()
+    assert image.digest == second.digest and image.names == ("docker.io/library/b:latest",)
+    put(store, "a", "x")
+    with pytest.raises(UsageError, match="2 names"):
+        store.remove(image.id)
+    assert set(store.remove(image.id, force=True).untagged) == {
+        "docker.io/library/a:latest",
+        "docker.io/library/b:latest",
+    }
+    assert store.blobs.all() == []
 
 
 async def test_damage_is_seen_and_repaired(store: Store) -> None:
