@@ -29,13 +29,14 @@ class Child:
     def __repr__(self) -> str:
         return f"<Child {self.name} {self.pid}>"
 
-    async def wait(self) -> int:
-        """Waits for its end and reaps it. Returns the exit code, or minus the signal's number."""
+    async def ended(self) -> None:
+        """Waits for its end."""
         await trio.lowlevel.wait_readable(self.pidfd)
-        result = os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)  # noqa: ASYNC222 - it has ended, this does not block
+
+    def reap(self) -> None:
+        """Waits, blocking, for its end, and lets go of it."""
+        os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
         os.close(self.pidfd)
-        assert result is not None
-        return result.si_status if result.si_code == os.CLD_EXITED else -result.si_status
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         try:

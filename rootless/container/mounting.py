@@ -112,7 +112,7 @@ async def _mount_fuse(container: Container, record: Record, store: Store, target
     os.close(writing)
     answer = await read_ready(ready)
     if not answer.startswith(b"1"):
-        await child.wait()
+        child.reap()
         reason = answer.decode(errors="replace").strip() or "its server has died"
         raise HostError(f"cannot mount the root filesystem at {target} by FUSE: {reason}")
     return child

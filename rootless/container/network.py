@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Sequence
 
 import netns.process
@@ -59,26 +60,52 @@ def reserve(network: Network) -> Reserved:
         raise HostError(str(error)) from error
 
 
-async def attach(network: Network, reserved: Reserved, namespace: int | None) -> Child | None:
-    """Gives the network namespace its interfaces; None is the host's, which has them. Raises HostError."""
-    if namespace is None:
+class Server:
+    """The forked process of a user-mode network. It is started before the container, and gets its namespace later."""
+
+    def __init__(self, child: Child, channel: socket.socket, ready: int) -> None:
+        self.child = child
+        self._channel = channel
+        self._ready = ready
+
+    async def attach(self, namespace: int) -> None:
+        """Gives the network namespace its interfaces. Raises HostError with the reason when that fails."""
+        with self._channel:
+            socket.send_fds(self._channel, [b"n"], [namespace])
+        answer = await read_ready(self._ready)
+        if not answer.startswith(b"1"):
+            reason = answer.decode(errors="replace").strip() or "its process has died"
+            raise HostError(
+                f"cannot give the container a network: {reason}", hint="try --network none or --network host"
+            )
+
+
+def start(network: Network, reserved: Reserved) -> Server | None:
+    """Forks the process that will serve the network; None when the container is to have no network of ours."""
+    if network.mode != "user":
         return None
-    if network.mode == "none":
-        netns.process.loopback_up(namespace)
-        return None
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ready, writing = os.pipe()
     fds = [reservation.sock.fileno() for reservation in reserved.reservations]
 
     def serve() -> None:
-        tap = netns.process.open_tap(namespace, reserved.settings)
+        message, namespaces, _, _ = socket.recv_fds(theirs, 1, 1)
+        if not message:
+            return  # the container could not be made
+        try:
+            tap = netns.process.open_tap(namespaces[0], reserved.settings)
+        except NetworkError as error:
+            os.write(writing, f"{error}\n".encode())
+            return
         netns.process.serve(tap, reserved.settings, reserved.reservations, writing)
 
-    child = fork_child("net", serve, keep=(2, namespace, writing, *fds))
+    child = fork_child("net", serve, keep=(2, theirs.fileno(), writing, *fds))
     os.close(writing)
+    theirs.close()
     reserved.close()
-    answer = await read_ready(ready)
-    if not answer.startswith(b"1"):
-        await child.wait()
-        reason = answer.decode(errors="replace").strip() or "its process has died"
-        raise HostError(f"cannot give the container a network: {reason}", hint="try --network none or --network host")
-    return child
+    return Server(child, ours, ready)
+
+
+def loopback_only(namespace: int) -> None:
+    """For a container without a network: its own loopback interface is up all the same."""
+    netns.process.loopback_up(namespace)

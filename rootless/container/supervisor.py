@@ -68,6 +68,9 @@ async def supervise(container: Container, attendance: Attendance) -> int:
         stack.callback(reserved.close)
         stack.callback(life.reception.close)
         async with trio.open_nursery() as nursery:
+            uplink = network.start(record.network, reserved)
+            if uplink is not None:
+                nursery.start_soon(life.guard_network, uplink.child)
             mounted = await mounting.mount(container, record)
             if mounted.server is not None:
                 nursery.start_soon(life.guard_filesystem, mounted.server)
@@ -83,9 +86,10 @@ async def supervise(container: Container, attendance: Attendance) -> int:
             ) as init:
                 streams.given()
                 attendance.init = init
-                server = await network.attach(record.network, reserved, init.netns)
-                if server is not None:
-                    nursery.start_soon(life.guard_network, server)
+                if uplink is not None and init.netns is not None:
+                    await uplink.attach(init.netns)
+                elif init.netns is not None:
+                    network.loopback_only(init.netns)
                 await init.created()
                 if init.master is not None:
                     streams.set_master(os.dup(init.master))
@@ -116,6 +120,7 @@ class _Life:
         self._state: State | None = None
         self._trouble = ""
         self._lock = -1
+        self._children: list[Child] = []
 
     def __enter__(self) -> _Life:
         self._lock = _claim(self.container)
@@ -146,19 +151,23 @@ class _Life:
 
     async def guard_filesystem(self, server: Child) -> None:
         """Without its root filesystem a container can do nothing any more: ends it, and says why."""
-        await server.wait()
+        self._children.append(server)
+        await server.ended()
         self._trouble = "the process that served the container's root filesystem has died"
         raise HostError(self._trouble, hint=f"see: rcontain logs {self.container.id[:12]}")
 
     async def guard_network(self, server: Child) -> None:
         """A container can do without its network: it goes on, and `inspect` says what happened."""
-        await server.wait()
+        self._children.append(server)
+        await server.ended()
         self._trouble = "the process that served the container's network has died"
         if self._state is not None:
             self.container.write_state(structs.replace(self._state, error=self._trouble))
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         """Writes down how it ended, before the lock says that nobody looks after it any more."""
+        for child in self._children:
+            child.kill()
         try:
             if error is not None and not self._trouble:
                 self._trouble = str(first_cause(error))
@@ -182,6 +191,8 @@ class _Life:
                 self.container.forget_live()
             self.reception.finish(125 if self.code is None else self.code)
         finally:
+            for child in self._children:
+                child.reap()
             os.close(self._lock)
 
     def result(self) -> int:
