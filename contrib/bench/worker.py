@@ -7,7 +7,8 @@ One JSON document a line on standard input, one answer a line on standard output
     {"hello": null}         {"ids": [[first, count], ...], "pids": [...]}: the user's host ids and processes
     {"memory": {"before": [PID, ...], "payload": ARGV}}     see `memory`
 
-Standard library only, Python 3.9 or later: it may run on another distribution than the rest.
+Images and containers go to a store of their own, beside the user's and gone at the end, so the user's are neither seen
+nor touched. Standard library only, Python 3.9 or later: it may run on another distribution than the rest.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import json
 import os
 import pwd
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -104,8 +106,28 @@ def memory(ids: Ranges, before: set[int], payload: list[str]) -> dict[str, Any]:
     return {"processes": found, "hidden": hidden}
 
 
+def new_store() -> str:
+    """A fresh data home on the filesystem where the user's is; both tools keep images and containers below it."""
+    home = os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")
+    os.makedirs(home, exist_ok=True)
+    return tempfile.mkdtemp(prefix="bench-", dir=home)
+
+
+def remove(store: str) -> None:
+    """What is in it may belong to subordinate ids: done as root of a user namespace (unshare(1), util-linux 2.38)."""
+    subprocess.run(["unshare", "--user", "--map-auto", "--map-root-user", "rm", "-rf", "--", store], check=False)
+
+
 def serve() -> None:
     ids = host_ids()
+    store = os.environ["XDG_DATA_HOME"] = new_store()
+    try:
+        answer_all(ids)
+    finally:
+        remove(store)
+
+
+def answer_all(ids: Ranges) -> None:
     for line in sys.stdin:
         (kind, value), *_ = json.loads(line).items()
         if kind == "run":
