@@ -164,6 +164,25 @@ async def test_policies(store: Store, served: str) -> None:
     assert (await obtain(store, image.short_id, environ=ENVIRON)).id == image.id
 
 
+async def test_newer_and_always(store: Store, tmp_path: Path) -> None:
+    layout = images.Layout(str(tmp_path / "layout"))
+    layout.image("x", [images.pack(images.tar([images.file("old")]))])
+    with fake_registry(layout.path) as fake:
+        name = f"{fake.address}/a:x"
+        old = await obtain(store, name, environ=ENVIRON)
+        fake.requests.clear()
+        assert (await obtain(store, name, policy=PullPolicy.NEWER, environ=ENVIRON)).id == old.id
+        assert [request.method for request in fake.requests if "/manifests/" in request.path] == ["HEAD"]
+        layout.manifests.clear()
+        layout.image("x", [images.pack(images.tar([images.file("new")]))])
+        assert (await obtain(store, name, environ=ENVIRON)).id == old.id
+        new = await obtain(store, name, policy=PullPolicy.NEWER, environ=ENVIRON)
+        assert new.id != old.id and store.resolve(old.id).names == ()
+    assert (await obtain(store, name, policy=PullPolicy.NEWER, environ=ENVIRON)).id == new.id
+    with pytest.raises(RegistryError, match="connection refused"):
+        await obtain(store, name, policy=PullPolicy.ALWAYS, environ=ENVIRON)
+
+
 def bcrypt(password: str) -> str:
     """A password as htpasswd(1) keeps it; perl is always there on Debian, htpasswd is not."""
     words = ["perl", "-e", "print crypt($ARGV[0], '$2y$05$' . 'a' x 21 . 'u')", password]
