@@ -20,7 +20,7 @@ from typing import Any, Final, NoReturn
 import msgspec
 
 from rootless import syscalls
-from rootless.runtime import hooks, messages, reaper, steps, terminal, tmpfs
+from rootless.runtime import attributes, hooks, messages, reaper, steps, terminal, tmpfs
 from rootless.runtime.messages import Fault, Order
 from rootless.runtime.rootdir import RootDir
 from rootless.runtime.steps import Plan, Step
@@ -217,25 +217,10 @@ def _mount_filesystem(context: _Context, step: steps.MountFilesystem) -> None:
 def _bind_instead(step: steps.MountFilesystem, target: int) -> None:
     assert step.fallback is not None
     tree = syscalls.open_tree(AT_FDCWD, step.fallback, _CLONE | TreeFlag.RECURSIVE)
-    if step.flags & MountFlag.RDONLY:
-        set_attributes(tree, set_=MountAttr.RDONLY, recursive=True)
     syscalls.move_mount(tree, target)
+    if step.flags & MountFlag.RDONLY:
+        attributes.change(tree, set_=MountAttr.RDONLY, recursive=True)
     os.close(tree)
-
-
-def set_attributes(
-    fd: int, *, set_: MountAttr = MountAttr.NONE, clear: MountAttr = MountAttr.NONE, recursive: bool = False
-) -> None:
-    """mount_setattr(2). What the host has locked (mount_namespaces(7)) stays as it is: then only `set_` counts."""
-    try:
-        syscalls.mount_setattr(fd, set_=set_, clear=clear, recursive=recursive)
-    except PermissionError:
-        if not clear:
-            raise
-        if set_ & MountAttr.ATIME:
-            set_ &= ~MountAttr.ATIME
-        if set_:
-            syscalls.mount_setattr(fd, set_=set_, recursive=recursive)
 
 
 def _attach_tree(context: _Context, step: steps.AttachTree) -> None:
@@ -244,14 +229,14 @@ def _attach_tree(context: _Context, step: steps.AttachTree) -> None:
         return
     make = context.root.directory if stat.S_ISDIR(os.fstat(tree).st_mode) else context.root.file
     target = make(step.target)
-    for flags in step.propagation:
-        syscalls.mount_setattr(tree, propagation=flags & ~MountFlag.REC, recursive=bool(flags & MountFlag.REC))
-    if step.set_ or step.clear:
-        set_attributes(tree, set_=step.set_, clear=step.clear)
-    if step.set_recursive or step.clear_recursive:
-        set_attributes(tree, set_=step.set_recursive, clear=step.clear_recursive, recursive=True)
     syscalls.move_mount(tree, target)
     os.close(target)
+    for flags in step.propagation:
+        attributes.propagate(tree, flags)
+    if step.set_ or step.clear:
+        attributes.change(tree, set_=step.set_, clear=step.clear)
+    if step.set_recursive or step.clear_recursive:
+        attributes.change(tree, set_=step.set_recursive, clear=step.clear_recursive, recursive=True)
     os.close(tree)
 
 
@@ -305,14 +290,14 @@ def _read_only(context: _Context, step: steps.ReadOnly) -> None:
     if target is None:
         return
     tree = syscalls.open_tree(target, b"", _OF_FD | TreeFlag.RECURSIVE)
-    set_attributes(tree, set_=MountAttr.RDONLY, recursive=True)
     syscalls.move_mount(tree, target)
+    attributes.change(tree, set_=MountAttr.RDONLY, recursive=True)
     os.close(tree)
     os.close(target)
 
 
 def _restrict_root(context: _Context, _: steps.RestrictRoot) -> None:
-    set_attributes(context.root.fd, set_=MountAttr.RDONLY)
+    attributes.change(context.root.fd, set_=MountAttr.RDONLY)
 
 
 def _pivot(context: _Context, step: steps.Pivot) -> None:
@@ -484,10 +469,12 @@ def _filter(_: _Context, step: steps.Filter) -> None:
 
 
 def _reaper(context: _Context, _: steps.Reaper) -> None:
+    reaper.block_signals()
     pid = os.fork()
     if pid:
         context.channel.close()
         reaper.run(pid)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def _execute_command(context: _Context, step: steps.Execute) -> None:

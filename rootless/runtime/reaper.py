@@ -26,12 +26,17 @@ _NOT_FORWARDED: Final = frozenset(
 )
 
 
+_AWAITED: Final = (signal.valid_signals() - _NOT_FORWARDED) | {signal.SIGCHLD}
+
+
+def block_signals() -> None:
+    """Hold signals back for `run`; to be called before the command is forked."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, _AWAITED)
+
+
 def run(command: int) -> NoReturn:
     """Be the init process whose command is the child `command`; ends with the command's exit code (128+N if killed)."""
     syscalls.close_range(0)
-    waited = signal.valid_signals() - _NOT_FORWARDED
-    forwarded = waited
-    signal.pthread_sigmask(signal.SIG_BLOCK, waited | {signal.SIGCHLD})
     syscalls.prctl(Prctl.SET_DUMPABLE, 0)
     while True:
         while True:
@@ -44,8 +49,8 @@ def run(command: int) -> NoReturn:
             if pid == command:
                 code = os.waitstatus_to_exitcode(status)
                 os._exit(code if code >= 0 else 128 - code)
-        number = signal.sigwait(waited | {signal.SIGCHLD})
-        if number in forwarded:
+        number = signal.sigwait(_AWAITED)
+        if number not in _NOT_FORWARDED:
             try:
                 os.kill(command, number)
             except ProcessLookupError:

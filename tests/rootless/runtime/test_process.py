@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import resource
 import signal
+import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -244,12 +247,14 @@ def test_readonly_root(box: Box) -> None:
 TMP = Mount(destination="/tmp", type="tmpfs", source="tmpfs", options=("nosuid", "nodev", "mode=1777", "size=1m"))
 
 
-def test_bind_mounts(box: Box, tmp_path: Path) -> None:
+@pytest.mark.parametrize("prepare", [lambda: None, lambda: without_mount_setattr()])
+def test_bind_mounts(box: Box, tmp_path: Path, prepare: Callable[[], None]) -> None:
     source = tmp_path / "source"
     source.mkdir()
     (source / "file").write_text("hello")
     outcome = box.sh(
         "cat /new/place/file /etc/one; touch /new/place/x; touch /rw/y; cat /proc/self/mountinfo",
+        prepare=prepare,
         mounts=[
             Mount(
                 destination="/new/place",
@@ -268,7 +273,14 @@ def test_bind_mounts(box: Box, tmp_path: Path) -> None:
     assert re.search(r" /rw rw,nodev,\S* master:\d+ - ", outcome.out)
 
 
-def test_locked_flags_of_the_host_stay(box: Box, tmp_path: Path) -> None:
+def without_mount_setattr() -> None:
+    """As on Linux 5.11 and older: the system call answers ENOSYS (linux/filter.h)."""
+    lines = ((0x20, 0, 0, 0), (0x15, 0, 1, 442), (0x06, 0, 0, 0x00050000 | errno.ENOSYS), (0x06, 0, 0, 0x7FFF0000))
+    syscalls.seccomp_filter(b"".join(struct.pack("HBBI", *line) for line in lines))
+
+
+@pytest.mark.parametrize("old_kernel", [False, True])
+def test_locked_flags_of_the_host_stay(box: Box, tmp_path: Path, old_kernel: bool) -> None:
     """A container may not get back what the mount around forbids, and asking for read-only must not fail for it."""
     locked = tmp_path / "locked"
     locked.mkdir()
@@ -276,6 +288,8 @@ def test_locked_flags_of_the_host_stay(box: Box, tmp_path: Path) -> None:
     def mount_locked() -> None:
         flags = MountFlag.NOSUID | MountFlag.NODEV | MountFlag.NOEXEC | MountFlag.NOATIME
         syscalls.mount("tmpfs", str(locked), "tmpfs", flags)
+        if old_kernel:
+            without_mount_setattr()
 
     outcome = box.sh(
         "cat /proc/self/mountinfo",
@@ -361,6 +375,57 @@ def test_single_id_mode(rootfs: Path) -> None:
     outcome = box.sh("id -u; cat /proc/self/uid_map; cat /proc/self/mountinfo")
     assert outcome.lines[0] == "0" and outcome.lines[1].split() == ["0", "0", "1"]
     assert "gid=" not in next(line for line in outcome.lines if " /dev/pts " in line).rpartition(" - ")[2]
+
+
+def test_a_user_that_is_not_mapped(rootfs: Path) -> None:
+    outcome = Box(rootfs, single_id=True).run("true", user=User(uid=1000))
+    assert outcome.kind == "UsageError" and "user id 1000" in outcome.error
+    assert Box(rootfs, single_id=True).run("true", user=User(additional_gids=(10, 44))).code == 0
+
+
+def hide(path: str) -> Callable[[], None]:
+    """A mount over part of /proc or /sys, as the inside of another container has."""
+    return lambda: syscalls.mount("tmpfs", path, "tmpfs", MountFlag.RDONLY)
+
+
+def test_where_sysfs_cannot_be_mounted_the_hosts_is_bound(box: Box) -> None:
+    outcome = box.sh("cat /proc/self/mountinfo; touch /sys/x", prepare=hide("/sys/kernel"))
+    found = mounts(outcome)
+    assert found["/sys"][1] == "sysfs" and "ro" in found["/sys"][0]
+    assert "/sys/kernel" in found and "Read-only" in outcome.err
+
+
+def test_where_proc_cannot_be_mounted_the_error_says_what_to_do(box: Box) -> None:
+    outcome = box.run("true", prepare=hide("/proc/fs"))
+    assert "cannot mount proc on /proc: Operation not permitted" in outcome.error
+    assert "unmasked /proc" in outcome.error
+
+
+def test_cancelled_anywhere_it_leaves_nothing(box: Box) -> None:
+    """Descriptors and children are counted in the supervisor, which is gone afterwards."""
+
+    async def run() -> tuple[int, bool]:
+        ids = box.maps()
+        made = box.spec(["sleep", "1000"], ids)
+        before = len(os.listdir("/proc/self/fd"))
+        for millisecond in range(12):
+            with process.spawn(made, rootfs=str(box.rootfs), ids=ids) as init:
+                with trio.move_on_after(millisecond / 1000):
+                    await init.created()
+                    await init.start()
+                    again = process.spawn_exec(init.pidfd, command(made, "sleep", "1000"), ids=ids)
+                    with again:
+                        await again.created()
+                        await again.start()
+                        await again.wait()
+        try:
+            os.waitpid(-1, os.WNOHANG)  # noqa: ASYNC222  it does not block
+            childless = False
+        except ChildProcessError:
+            childless = True
+        return len(os.listdir("/proc/self/fd")) - before, childless
+
+    assert box.inside(lambda: trio.run(run)) == (0, True)
 
 
 def test_host_network(box: Box) -> None:
