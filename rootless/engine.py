@@ -3,7 +3,7 @@
     take the lock, listen          a client that connects from now on is served as soon as the rest is done
     enter E                        user + mount namespace; joins the one of living containers, if there are any
     import everything              while newuidmap runs
-    loop: accept, fork a session   the engine itself never reads a request
+    fork sessions                  forkserver.py; the engine itself never reads a request
     leave                          after some idle minutes without a session, or when told to
 
 Single-threaded on purpose: it forks. With `once` it serves its first connection only and listens nowhere; that is
@@ -15,33 +15,19 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
-import select
 import signal
 import socket
-import struct
 import sys
 import time
 import warnings
 from typing import NoReturn
 
-from . import client, request, syscalls
+from . import client, forkserver, request, syscalls
 from .container import lock
+from .forkserver import Endpoint
 
-IDLE_SECONDS = 600
 STARTING_SECONDS = 60
 TITLE = b"rc-engine"
-
-
-class Endpoint:
-    """Where clients connect, and the lock that goes with the name. A session must hold neither."""
-
-    def __init__(self, listener: socket.socket, lock_fd: int) -> None:
-        self.listener = listener
-        self._lock_fd = lock_fd
-
-    def close(self) -> None:
-        self.listener.close()
-        os.close(self._lock_fd)
 
 
 def main() -> NoReturn:
@@ -65,10 +51,7 @@ def main() -> NoReturn:
         _refuse(first, endpoint, error)
     gc.collect()
     gc.freeze()
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps sessions
-    signal.signal(signal.SIGTERM, lambda number, frame: _stop(endpoint))
-    _fork_session(first, endpoint)
-    _loop(endpoint)
+    forkserver.ForkServer(endpoint).serve(first)
 
 
 def _leave_the_callers_world(keep: int) -> None:
@@ -135,7 +118,7 @@ def _dismiss_older(directory: str, base: str) -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as older:
             try:
                 older.connect(path)
-                os.kill(_peer(older)[0], signal.SIGTERM)
+                os.kill(forkserver.peer(older)[0], signal.SIGTERM)
             except (ConnectionRefusedError, FileNotFoundError, ProcessLookupError):
                 pass  # it has left already
         for leftover in (path, f"{path.removesuffix('.sock')}.lock"):
@@ -174,7 +157,7 @@ def _refuse(first: socket.socket, endpoint: Endpoint, error: Exception) -> NoRet
     """The namespace could not be made: say why to the first client, and let the next try again from the start."""
     from . import session
 
-    _give_back(endpoint)
+    endpoint.give_back()
     session.refuse(first, error)
 
 
@@ -183,64 +166,3 @@ def _preload() -> None:
     from . import session
 
     session.preload()
-
-
-def _loop(endpoint: Endpoint) -> NoReturn:
-    poll = select.poll()
-    poll.register(endpoint.listener, select.POLLIN)
-    while True:
-        if not poll.poll(IDLE_SECONDS * 1000):
-            if _has_sessions():
-                continue
-            _stop(endpoint)
-        connection, _ = endpoint.listener.accept()
-        if _peer(connection)[1] != os.getuid():
-            connection.close()
-            continue
-        _fork_session(connection, endpoint)
-
-
-def _has_sessions() -> bool:
-    try:
-        os.waitpid(-1, os.WNOHANG)
-    except ChildProcessError:
-        return False
-    return True
-
-
-def _fork_session(connection: socket.socket, endpoint: Endpoint) -> None:
-    try:
-        child = os.fork()
-    except OSError:
-        connection.close()  # no memory or no processes left: the client will say that its command was not begun
-        return
-    if child:
-        connection.close()
-        return
-    endpoint.close()
-    os.setsid()
-    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
-        signal.signal(number, signal.SIG_DFL)
-    from . import session
-
-    session.main(connection)
-
-
-def _stop(endpoint: Endpoint) -> NoReturn:
-    _give_back(endpoint)
-    os._exit(0)
-
-
-def _give_back(endpoint: Endpoint) -> None:
-    """Gives the name back. The lock's file stays: two engines could otherwise hold two files of the same name."""
-    try:
-        os.unlink(endpoint.listener.getsockname())
-    except FileNotFoundError:
-        pass  # a newer engine has cleaned up after us
-    endpoint.close()
-
-
-def _peer(connection: socket.socket) -> tuple[int, int]:
-    """The pid and uid at the other end, as seen in our namespaces."""
-    pid, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-    return pid, uid

@@ -1,0 +1,145 @@
+"""The engine's loop: one session is always forked ahead of the client that it will serve.
+
+    engine                     spare                               client
+      fork ------------------->  touch what every command touches
+                                 accept <-------------------------- connect
+      <---------------- taken    become its session
+      fork the next spare
+
+A forked process pays for every page that it writes to for the first time. A spare has paid for most of them before a
+client is there, and the fork itself is out of the client's way too.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import struct
+import time
+from typing import NoReturn
+
+from . import syscalls
+
+IDLE_SECONDS = 600
+_TAKEN = b"t"
+_RESPITE = 0.1  # seconds; between spares that die before they serve anybody
+
+
+class Endpoint:
+    """Where clients connect, and the lock that goes with the name. A session must hold neither."""
+
+    def __init__(self, listener: socket.socket, lock_fd: int) -> None:
+        self.listener = listener
+        self._lock_fd = lock_fd
+
+    def give_back(self) -> None:
+        """Gives the name up. The lock's file stays: two engines could otherwise hold two files of the same name."""
+        try:
+            os.unlink(self.listener.getsockname())
+        except FileNotFoundError:
+            pass  # a newer engine has cleaned up after us
+        self.listener.close()
+        self.unlock()
+
+    def unlock(self) -> None:
+        os.close(self._lock_fd)
+
+
+class ForkServer:
+    """Single-threaded. Owns the endpoint."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._spare = 0
+
+    def serve(self, first: socket.socket) -> NoReturn:
+        """Serves `first`, and then whoever connects, until nobody has for a while or SIGTERM comes."""
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps sessions
+        signal.signal(signal.SIGTERM, lambda number, frame: self._stop())
+        if self._fork() == 0:
+            self._endpoint.listener.close()
+            _become_session(first)
+        first.close()
+        while True:
+            taken = self._fork_spare()
+            while not select.select([taken], [], [], IDLE_SECONDS)[0]:
+                self._leave_if_idle()
+            if not os.read(taken, 1):
+                time.sleep(_RESPITE)  # it was killed, or is ill: the next may do better
+            os.close(taken)
+
+    def _fork(self) -> int:
+        """As os.fork; the child holds no lock and has no handlers of ours. Waits where no process can be had."""
+        while True:
+            try:
+                child = os.fork()
+            except OSError:
+                time.sleep(_RESPITE)  # no memory or no processes left; clients wait in the listener's queue
+                continue
+            if child == 0:
+                self._endpoint.unlock()
+                os.setsid()
+                for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+                    signal.signal(number, signal.SIG_DFL)
+            return child
+
+    def _fork_spare(self) -> int:
+        """Forks the next session. Returns a descriptor that becomes readable when it has a client, or has died."""
+        engine = os.getpid()
+        reading, writing = os.pipe()
+        self._spare = self._fork()
+        if self._spare == 0:
+            os.close(reading)
+            self._be_spare(engine, writing)
+        os.close(writing)
+        return reading
+
+    def _be_spare(self, engine: int, writing: int) -> NoReturn:
+        syscalls.prctl(syscalls.Prctl.SET_PDEATHSIG, signal.SIGKILL)  # without a client it is part of the engine
+        if os.getppid() != engine:
+            os._exit(1)
+        connection = self._wait_for_client()
+        # An engine that ends before this takes us along; the client was not answered yet and asks the next engine.
+        syscalls.prctl(syscalls.Prctl.SET_PDEATHSIG, 0)
+        self._endpoint.listener.close()
+        os.write(writing, _TAKEN)
+        os.close(writing)
+        _become_session(connection)
+
+    def _wait_for_client(self) -> socket.socket:
+        from . import session
+
+        listener = self._endpoint.listener
+        if not select.select([listener], [], [], 0)[0]:
+            session.touch()
+        while True:
+            connection, _ = listener.accept()
+            if peer(connection)[1] == os.getuid():
+                return connection
+            connection.close()
+
+    def _leave_if_idle(self) -> None:
+        """Nobody has come for a while; and when the spare is the only child, nobody is being served either."""
+        me = os.getpid()
+        with open(f"/proc/{me}/task/{me}/children", encoding="ascii") as file:
+            children = file.read().split()
+        if children == [str(self._spare)]:
+            self._stop()
+
+    def _stop(self) -> NoReturn:
+        self._endpoint.give_back()
+        os._exit(0)  # the spare dies with us
+
+
+def _become_session(connection: socket.socket) -> NoReturn:
+    from . import session
+
+    session.main(connection)
+
+
+def peer(connection: socket.socket) -> tuple[int, int]:
+    """The pid and uid at the other end, as seen in our namespaces."""
+    pid, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return pid, uid
