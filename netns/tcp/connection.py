@@ -56,8 +56,8 @@ class Connection:
     """One end of a connection. `mss` is what this end announces; `capacity` bounds each direction's buffer in bytes."""
 
     __slots__ = (
-        "_ack_now", "_allowance", "_duplicates", "_fin_at", "_fin_queued", "_fin_seq", "_iss", "_keepalive",
-        "_last_heard", "_max_window", "_mss_offer", "_peer_scale", "_probe_at", "_probes", "_reassembly",
+        "_ack_now", "_allowance", "_duplicates", "_fin_at", "_fin_queued", "_fin_seq", "_iss", "_last_heard",
+        "_max_window", "_mss_offer", "_peer_scale", "_probe_at", "_probed_at", "_probes", "_reassembly",
         "_recover", "_resend", "_retries", "_rst", "_rto", "_rto_at", "_sampled", "_sampled_at", "_scaled",
         "_syn_sent", "_time_wait_at", "_wl1", "_wl2", "buffer", "capacity", "max_segment", "mss", "rcv_adv",
         "rcv_nxt", "received", "signals", "snd_max", "snd_nxt", "snd_una", "snd_wnd", "state", "unconsumed",
@@ -99,8 +99,8 @@ class Connection:
         self._allowance: int | None = None  # bytes in flight, while everything is sent again after a timeout
         self._sampled: int | None = None
         self._sampled_at = 0.0
-        self._keepalive = True
         self._last_heard = 0.0
+        self._probed_at = 0.0
 
     @classmethod
     def passive(cls, syn: TcpSegment, now: float, *, iss: int, mss: int, capacity: int) -> Connection:
@@ -416,12 +416,12 @@ class Connection:
             self._rto.back_off()
             self._probe_at = now + self._rto.value
             result.append(self._segment(self.snd_una - 1, ACK, [], 0))
-        elif self._keepalive and now >= (due := self._keepalive_at()):
+        elif now >= self._keepalive_at():
             if self._probes >= _KEEPALIVE_PROBES:
                 self._give_up(result)
                 return
             self._probes += 1
-            self._last_heard += max(0.0, now - due)
+            self._probed_at = now
             result.append(self._segment(self.snd_una - 1, ACK, [], 0))
 
     def _give_up(self, result: list[TcpSegment]) -> None:
@@ -516,7 +516,7 @@ class Connection:
         return edge if edge - self.rcv_adv >= min(capacity // 2, self._mss_offer) else self.rcv_adv
 
     def _keepalive_at(self) -> float:
-        return self._last_heard + (_KEEPALIVE_IDLE if not self._probes else _KEEPALIVE_INTERVAL)
+        return self._probed_at + _KEEPALIVE_INTERVAL if self._probes else self._last_heard + _KEEPALIVE_IDLE
 
     def deadline(self) -> float | None:
         """When `poll` must be called next if nothing else happens."""
