@@ -21,6 +21,7 @@ from .session import Session
 
 PULL_POLICIES = ("always", "missing", "never", "newer")
 NETWORKS = ("user", "none", "host")
+_NETWORK_ALIASES = ("slirp4netns", "pasta", "private", "bridge", "default")
 
 _SIZE = re.compile(r"(\d+)\s*([bkmgt]?)(?:i?b)?\Z", re.IGNORECASE)
 _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
@@ -110,7 +111,7 @@ _FLAGS = (
 
 def creation_options(session: Session, image: str, command: tuple[str, ...], flags: Mapping[str, Any]) -> CreateOptions:
     """The flags as typed, checked. Raises UsageError with the first that is wrong."""
-    network = _network(flags["network"])
+    network, loopback = _network(flags["network"])
     published = tuple(port for text in flags["publish"] for port in parse_published(text))
     if network != "user" and (published or flags["publish_all"]):
         # Podman ignores -p there with a warning; ports of a container in the host's network are the host's already.
@@ -139,6 +140,7 @@ def creation_options(session: Session, image: str, command: tuple[str, ...], fla
         published=_no_port_twice(published),
         publish_all=flags["publish_all"],
         network=network,
+        host_loopback=loopback,
         dns=tuple(_address(text, "--dns") for text in flags["dns"]),
         dns_search=flags["dns_search"],
         add_hosts=tuple(_extra_host(text) for text in flags["add_host"]),
@@ -183,7 +185,8 @@ def parse_size(text: str, flag: str) -> int:
     return int(match[1]) * _UNITS[match[2].lower()]
 
 
-def _network(text: str) -> str:
+def _network(text: str) -> tuple[str, bool]:
+    """The mode, and whether the host's loopback interface can be reached."""
     name = {"slirp4netns": "user", "pasta": "user", "private": "user", "bridge": "user", "default": "user"}.get(
         text, text
     )

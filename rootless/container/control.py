@@ -97,9 +97,13 @@ def receive(connection: socket.socket) -> tuple[Message | None, list[int]]:
 
 def join(container: Container) -> tuple[int, int, int]:
     """Descriptors of init (a pidfd) and of the engine's user and mount namespace. Raises NotAlive."""
+    fds: list[int] = []
     with connect(container) as connection:
-        send(connection, Message(op="join"))
-        _, fds = receive(connection)
+        try:
+            send(connection, Message(op="join"))
+            _, fds = receive(connection)
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # it is just ending
     if len(fds) != 3:
         for fd in fds:
             os.close(fd)

@@ -130,6 +130,7 @@ def _record(session: Caller, options: CreateOptions, image: Image, ids: IdMaps, 
             user_namespace=options.user_namespace,
             network=Network(
                 mode=options.network,
+                host_loopback=options.host_loopback,
                 published=_published(options, config.exposed_ports),
                 dns=options.dns,
                 dns_search=options.dns_search,

@@ -53,7 +53,8 @@ async def mount(container: Container, record: Record) -> Mounted:
     store = Store(container.settings.data)
     server = None
     if record.storage_driver == "overlay":
-        trees = [store.tree_path(layer) for layer in reversed(layers_of(record))]
+        # The kernel takes no directory twice; of a layer that an image has twice the upper one decides.
+        trees = list(dict.fromkeys(store.tree_path(layer) for layer in reversed(layers_of(record))))
         mount_overlay(trees, f"{container.path}/upper", f"{container.path}/work", target)
     else:
         server = await _mount_fuse(container, record, store, target)

@@ -47,6 +47,7 @@ def reserve(network: Network) -> Reserved:
     """Binds the published ports. Raises HostError for one that is in use or needs a privilege."""
     settings = Settings(
         dns=network.dns,
+        disable_host_loopback=not network.host_loopback,
         publish=tuple(
             PublishedPort(port.container_port, port.host_port, port.host_ip, port.protocol)
             for port in network.published

@@ -65,6 +65,7 @@ class CreateOptions(msgspec.Struct, frozen=True, kw_only=True):
     published: tuple[Published, ...] = ()
     publish_all: bool = False
     network: str = "user"
+    host_loopback: bool = False
     dns: tuple[str, ...] = ()
     dns_search: tuple[str, ...] = ()
     add_hosts: tuple[str, ...] = ()

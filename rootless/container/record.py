@@ -11,6 +11,8 @@ class Network(msgspec.Struct, frozen=True, kw_only=True):
     """`mode` is user, none or host."""
 
     mode: str
+    host_loopback: bool = False
+    """The gateway's address leads to the host's 127.0.0.1, and not only to its other addresses."""
     published: tuple[Published, ...] = ()
     dns: tuple[str, ...] = ()
     dns_search: tuple[str, ...] = ()

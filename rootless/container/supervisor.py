@@ -189,10 +189,10 @@ class _Life:
                 ending.forget(self.container, volumes=True)
             else:
                 self.container.forget_live()
+            for child in self._children:
+                child.reap()  # who is told that the container has ended may use its ports
             self.reception.finish(125 if self.code is None else self.code)
         finally:
-            for child in self._children:
-                child.reap()
             os.close(self._lock)
 
     def result(self) -> int:
