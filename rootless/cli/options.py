@@ -187,12 +187,20 @@ def parse_size(text: str, flag: str) -> int:
 
 def _network(text: str) -> tuple[str, bool]:
     """The mode, and whether the host's loopback interface can be reached."""
-    name = {"slirp4netns": "user", "pasta": "user", "private": "user", "bridge": "user", "default": "user"}.get(
-        text, text
-    )
+    name, _, arguments = text.partition(":")
+    name = "user" if name in _NETWORK_ALIASES else name
     if name not in NETWORKS:
         raise UsageError(f'the network "{text}" is not known', hint=f"use one of {', '.join(NETWORKS)}")
-    return name
+    loopback = False
+    for field in arguments.split(",") if arguments else ():
+        key, _, value = field.partition("=")
+        if name != "user" or key != "allow_host_loopback" or value not in ("true", "false"):
+            raise UsageError(
+                f'the option "{field}" of the network "{name}" is not known',
+                hint="user takes allow_host_loopback=true|false",
+            )
+        loopback = value == "true"
+    return name, loopback
 
 
 def _entrypoint(text: str | None) -> tuple[str, ...] | None:
