@@ -13,7 +13,7 @@ import msgspec
 import rootless
 from rootless.errors import RcontainError
 from rootless.oci.runtime import VERSION
-from rootless.runtime import commands, features, interpreter, ledger
+from rootless.runtime import commands, creation, features, interpreter, joining, ledger
 from rootless.runtime.ledger import Ledger
 
 
@@ -98,13 +98,13 @@ def _run(arguments: argparse.Namespace) -> int:
         return 0
     book = Ledger(os.path.abspath(arguments.root or ledger.default_root()))
     verbs = {
-        "create": commands.create,
+        "create": creation.create,
         "start": commands.start,
         "run": commands.run,
         "state": commands.state,
         "kill": commands.kill,
         "delete": commands.delete,
-        "exec": commands.exec_,
+        "exec": joining.exec_,
         "ps": commands.ps,
         "list": commands.list_,
     }

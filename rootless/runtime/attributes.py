@@ -1,7 +1,8 @@
 """Attributes and propagation of attached mounts, by descriptor.
 
 mount_setattr(2) does it, and where that is missing (before Linux 5.12) mount(2). In a mount namespace of another user
-namespace than the one around, flags are locked (mount_namespaces(7)): what the host has locked stays as it is, whatever the container's configuration says.
+namespace than the one around, flags are locked (mount_namespaces(7)): what the host has locked stays as it is,
+whatever the container's configuration says.
 """
 
 from __future__ import annotations

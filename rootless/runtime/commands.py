@@ -7,170 +7,21 @@ the process first enters a user namespace E of its own, and a container that has
 from __future__ import annotations
 
 import argparse
-import array
 import os
 import select
 import signal
-import socket
 import subprocess
-import sys
-from datetime import UTC, datetime
 from typing import Final
 
 import msgspec
 
 from rootless.errors import ContainerError, HostError, UsageError
-from rootless.oci.runtime import NamespaceType, Process, Spec, State, Status, User
-from rootless.runtime import bundle, capabilities, facts, hooks, launch, ledger, messages, plan, relay
-from rootless.runtime.idmap import IdMaps
-from rootless.runtime.init import Job
-from rootless.runtime.launch import Launched
+from rootless.oci.runtime import State, Status
+from rootless.runtime import creation, hooks, launch, ledger, messages
 from rootless.runtime.ledger import Ledger, Record
 from rootless.runtime.messages import Order
-from rootless.runtime.steps import Plan, Program
-from rootless.syscalls import Clone
 
 _KILL_SECONDS: Final = 10.0
-
-
-def _is_root_here() -> bool:
-    """Root with power over this user namespace."""
-    if os.geteuid() != 0:
-        return False
-    with open("/proc/self/status") as file:
-        effective = next(int(line.split()[1], 16) for line in file if line.startswith("CapEff:"))
-    return bool(effective & capabilities.SYS_ADMIN)
-
-
-def _enter() -> IdMaps:
-    """Enter E. Its module loads a library for helper programs, which root of a namespace does not need."""
-    from rootless.runtime import userns
-
-    entered = userns.enter()
-    if entered.reason is not None:
-        print(f"rcontain-oci: only your own id is mapped: {entered.reason}", file=sys.stderr)
-    return IdMaps.of_self()
-
-
-def _filter(spec: Spec) -> Program | None:
-    """The seccomp filter; libseccomp is looked for only where there is one."""
-    if spec.linux.seccomp is None:
-        return None
-    from rootless.runtime import bpf
-
-    return bpf.compiled(spec.linux.seccomp)
-
-
-def _plan(loaded: bundle.Bundle, spec: Spec, ids: IdMaps | None) -> Plan:
-    return plan.compile(
-        spec,
-        rootfs=loaded.rootfs,
-        facts=facts.read(),
-        ids=ids,
-        seccomp=_filter(spec),
-        die_with_parent=False,
-        make_cwd=True,
-    )
-
-
-def _kept(count: int) -> tuple[int, ...]:
-    kept = tuple(range(3, 3 + count))
-    for fd in kept:
-        try:
-            os.fstat(fd)
-        except OSError:
-            raise UsageError(f"--preserve-fds={count} names the descriptor {fd}, which is not open") from None
-    return kept
-
-
-def create(arguments: argparse.Namespace, book: Ledger) -> None:
-    """`create`: everything up to the command, which waits for `start`."""
-    _create(arguments, book, detached=True).close()
-
-
-def _create(arguments: argparse.Namespace, book: Ledger, *, detached: bool) -> Launched:
-    loaded = bundle.load(arguments.bundle)
-    process = loaded.spec.process
-    assert process is not None
-    if detached and process.terminal and not arguments.console_socket:
-        raise UsageError("the process wants a terminal, and nobody takes it", hint="give a --console-socket")
-    kept = _kept(arguments.preserve_fds)
-    entered = not _is_root_here()
-    around = _enter() if entered else IdMaps.of_self()
-    spec, ids = bundle.ids_for(loaded.spec, around, entered=entered)
-    made = _plan(loaded, spec, ids)
-    book.claim(arguments.id, msgspec.json.encode(spec))
-    try:
-        return _make(arguments, book, loaded, spec, ids, made, kept)
-    except BaseException:
-        book.forget(arguments.id)
-        raise
-
-
-def _make(
-    arguments: argparse.Namespace,
-    book: Ledger,
-    loaded: bundle.Bundle,
-    spec: Spec,
-    ids: IdMaps | None,
-    made: Plan,
-    kept: tuple[int, ...],
-) -> Launched:
-    process = spec.process
-    assert process is not None
-    user = (process.user.uid, process.user.gid)
-
-    def before_begin(launched: Launched) -> None:
-        now = State(
-            id=arguments.id, status=Status.CREATING, pid=launched.pid, bundle=loaded.path, annotations=spec.annotations
-        )
-        hooks.run(spec.hooks.prestart, "prestart", now)
-        hooks.run(spec.hooks.create_runtime, "createRuntime", now)
-
-    # The container's pid is not known yet; its hooks see themselves as members of its namespaces.
-    inside = State(id=arguments.id, status=Status.CREATED, bundle=loaded.path, annotations=spec.annotations)
-    with book.listen(arguments.id) as gate:
-        stdio = (None, None, None) if process.terminal else (0, 1, 2)
-        job = Job(made, stdio, kept, msgspec.json.encode(inside), gate.fileno())
-        launched = launch.spawn(job, spec.linux, ids=ids, container_user=user, before_begin=before_begin)
-    try:
-        launched.created_now()
-        if launched.master is not None and arguments.console_socket:
-            _hand_over(launched, arguments.console_socket)
-        found = ledger.process_state(launched.pid)
-        if found is None:
-            raise ContainerError("the container's first process died while it was being made")
-        created = datetime.now(UTC).isoformat().replace("+00:00", "Z")
-        book.write(Record(arguments.id, launched.pid, found[1], loaded.path, loaded.rootfs, created, ids))
-        _write_pid(arguments.pid_file, launched.pid)
-    except BaseException:
-        launched.signal(signal.SIGKILL)
-        launched.reap()
-        launched.close()
-        raise
-    return launched
-
-
-def _hand_over(launched: Launched, path: str) -> None:
-    """Send the terminal's master to the socket that the caller listens at; it is closed here."""
-    assert launched.master is not None
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as console:
-        try:
-            console.connect(path)
-            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [launched.master]))]
-            console.sendmsg([b"/dev/ptmx"], rights)
-        except OSError as error:
-            raise UsageError(f"cannot hand the terminal over to {path}: {error.strerror}") from error
-    os.close(launched.master)
-    launched.master = None
-
-
-def _write_pid(path: str | None, pid: int) -> None:
-    if path is None:
-        return
-    with open(path + ".new", "w") as file:
-        file.write(str(pid))
-    os.rename(path + ".new", path)
 
 
 def start(arguments: argparse.Namespace, book: Ledger) -> None:
@@ -192,14 +43,14 @@ def start(arguments: argparse.Namespace, book: Ledger) -> None:
 def run(arguments: argparse.Namespace, book: Ledger) -> int:
     """`run`: create, start and, unless detached, wait and delete. Returns the exit code."""
     if arguments.dry_run:
-        print(_dry_run(arguments))
+        print(creation.dry_run(arguments))
         return 0
-    launched = _create(arguments, book, detached=arguments.detach)
+    launched = creation.make(arguments, book, detached=arguments.detach)
     try:
         start(arguments, book)
         if arguments.detach:
             return 0
-        code = _foreground(launched)
+        code = creation.foreground(launched)
     except BaseException:
         launched.signal(signal.SIGKILL)
         launched.reap()
@@ -209,30 +60,6 @@ def run(arguments: argparse.Namespace, book: Ledger) -> int:
         launched.close()
     if not arguments.keep:
         delete(argparse.Namespace(id=arguments.id, force=True), book)
-    return code
-
-
-def _dry_run(arguments: argparse.Namespace) -> Plan:
-    """The plan, made without any privilege: the maps are those that E would have."""
-    loaded = bundle.load(arguments.bundle)
-    entered = not _is_root_here()
-    around = IdMaps.of_self()
-    if entered:
-        from rootless.runtime import userns
-
-        around, _ = userns.plan_maps(os.geteuid(), os.getegid())
-    spec, ids = bundle.ids_for(loaded.spec, around, entered=entered)
-    return _plan(loaded, spec, ids)
-
-
-def _foreground(launched: Launched) -> int:
-    """Forward signals, show the terminal, wait."""
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, lambda received, _: launched.signal(received))
-    if launched.master is not None:
-        return relay.run(launched)
-    code = launched.reap()
-    assert code is not None
     return code
 
 
@@ -254,23 +81,11 @@ def _signal_number(text: str) -> int:
     return number
 
 
-def _open(record: Record) -> int | None:
-    """A pidfd of the container's first process, or None where it has ended."""
-    try:
-        pidfd = os.pidfd_open(record.pid)
-    except ProcessLookupError:
-        return None
-    if ledger.status(record) is Status.STOPPED:
-        os.close(pidfd)
-        return None
-    return pidfd
-
-
 def kill(arguments: argparse.Namespace, book: Ledger) -> None:
     """`kill`: send a signal to the first process, or with --all to every process of its pid namespace."""
     record = book.read(arguments.id)
     number = _signal_number(arguments.signal)
-    pidfd = _open(record)
+    pidfd = ledger.open_first_process(record)
     if pidfd is None:
         if arguments.all:
             return
@@ -329,7 +144,7 @@ def delete(arguments: argparse.Namespace, book: Ledger) -> None:
     now = ledger.status(record)
     if now is Status.RUNNING and not arguments.force:
         raise ContainerError(f"the container {record.id} is running", hint="stop it first, or use --force")
-    pidfd = _open(record)
+    pidfd = ledger.open_first_process(record)
     if pidfd is not None:
         try:
             _send(pidfd, signal.SIGKILL)
@@ -344,86 +159,6 @@ def delete(arguments: argparse.Namespace, book: Ledger) -> None:
         "poststop",
         State(id=record.id, status=Status.STOPPED, bundle=record.bundle, annotations=spec.annotations),
     )
-
-
-def _exec_process(arguments: argparse.Namespace, spec: Spec) -> Process:
-    if arguments.process:
-        return bundle.load_process(arguments.process)
-    if spec.process is None or not arguments.args:
-        raise UsageError("exec needs a command, or --process")
-    base = spec.process
-    user = base.user
-    if arguments.user:
-        uid, _, gid = arguments.user.partition(":")
-        if not uid.isdigit() or (gid and not gid.isdigit()):
-            raise UsageError(f"--user {arguments.user!r} is not UID[:GID]")
-        user = User(uid=int(uid), gid=int(gid or 0))
-    if arguments.additional_gids:
-        user = msgspec.structs.replace(user, additional_gids=tuple(arguments.additional_gids))
-    sets = base.capabilities
-    if arguments.cap and sets is not None:
-        extra = tuple(capabilities.normalize(name) for name in arguments.cap)
-        sets = msgspec.structs.replace(
-            sets,
-            bounding=(*sets.bounding, *extra),
-            effective=(*sets.effective, *extra),
-            permitted=(*sets.permitted, *extra),
-        )
-    return msgspec.structs.replace(
-        base,
-        args=tuple(arguments.args),
-        env=(*base.env, *arguments.env),
-        cwd=arguments.cwd or base.cwd,
-        terminal=arguments.tty,
-        user=user,
-        capabilities=sets,
-        no_new_privileges=base.no_new_privileges or arguments.no_new_privs,
-    )
-
-
-def exec_(arguments: argparse.Namespace, book: Ledger) -> int:
-    """`exec`: one more process in a running container. Returns its exit code, 0 where detached."""
-    record = book.read(arguments.id)
-    spec = book.spec(record.id)
-    process = _exec_process(arguments, spec)
-    if arguments.detach and process.terminal and not arguments.console_socket:
-        raise UsageError("the process wants a terminal, and nobody takes it", hint="give a --console-socket")
-    pidfd = _open(record)
-    if pidfd is None:
-        raise ContainerError(f"the container {record.id} is not running")
-    kinds = Clone(0)
-    for entry in spec.linux.namespaces:
-        kinds |= plan.CLONE[entry.type]
-    if spec.linux.namespace(NamespaceType.USER) is not None and record.ids is None:
-        kinds &= ~Clone.NEWUSER
-    made = plan.compile_exec(
-        process,
-        facts=facts.read(),
-        seccomp=_filter(spec),
-        die_with_parent=False,
-        ids=record.ids,
-    )
-    stdio = (None, None, None) if process.terminal else (0, 1, 2)
-    job = Job(made, stdio, _kept(arguments.preserve_fds))
-    try:
-        launched = launch.spawn_exec(
-            job, pidfd, kinds=kinds, container_user=(process.user.uid, process.user.gid), ids=record.ids
-        )
-    finally:
-        os.close(pidfd)
-    try:
-        launched.created_now()
-        if launched.master is not None and arguments.console_socket:
-            _hand_over(launched, arguments.console_socket)
-        _write_pid(arguments.pid_file, launched.pid)
-        launched.start_now()
-        return 0 if arguments.detach else _foreground(launched)
-    except BaseException:
-        launched.signal(signal.SIGKILL)
-        launched.reap()
-        raise
-    finally:
-        launched.close()
 
 
 def ps(arguments: argparse.Namespace, book: Ledger) -> None:

@@ -13,31 +13,21 @@ import os
 import resource
 import signal
 import socket
-import stat
 from collections.abc import Callable
 from typing import Any, Final, NoReturn
 
 import msgspec
 
 from rootless import syscalls
-from rootless.runtime import attributes, hooks, messages, reaper, steps, terminal, tmpfs
+from rootless.runtime import command, filesystem, hooks, messages, reaper, steps, terminal
+from rootless.runtime.context import Context, Refused
 from rootless.runtime.messages import Fault, Order
 from rootless.runtime.rootdir import RootDir
 from rootless.runtime.steps import Plan, Step
-from rootless.syscalls import CloseRange, MountAttr, MountFlag, Prctl, Resolve, TreeFlag, UmountFlag
+from rootless.syscalls import Prctl, Resolve, TreeFlag
 
-AT_FDCWD: Final = -100
-_CLONE: Final = TreeFlag.CLONE
 _OF_FD: Final = TreeFlag.CLONE | TreeFlag.EMPTY_PATH
 _FAILED: Final = 125
-
-
-def _own_program() -> tuple[int, int]:
-    found = os.stat("/proc/self/exe")
-    return found.st_dev, found.st_ino
-
-
-_OWN_PROGRAM: Final = _own_program()
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -51,29 +41,6 @@ class Job(msgspec.Struct, frozen=True):
     keep_fds: tuple[int, ...] = ()
     state: bytes = b""
     gate: int | None = None
-
-
-class _Refused(Exception):
-    """The command cannot be executed: what `Failed` will say."""
-
-    def __init__(self, fault: Fault, why: str, number: int) -> None:
-        super().__init__(why)
-        self.fault, self.why, self.number = fault, why, number
-
-
-class _Context:
-    """What steps hand to later ones."""
-
-    __slots__ = ("channel", "empty", "executable", "first_closed", "root", "state", "trees")
-
-    def __init__(self, channel: socket.socket, state: bytes) -> None:
-        self.channel = channel
-        self.first_closed = channel.fileno()
-        self.state = state
-        self.trees: dict[int, int] = {}
-        self.root = RootDir(-1)
-        self.empty = -1
-        self.executable = ""
 
 
 def run(job: Job, channel: socket.socket) -> NoReturn:
@@ -126,7 +93,7 @@ def arrange_descriptors(job: Job, channel: socket.socket) -> socket.socket:
 
 
 def _execute(job: Job, channel: socket.socket) -> None:
-    context = _Context(channel, job.state)
+    context = Context(channel, job.state)
     for step in job.plan.create:
         _run_step(context, step)
     messages.send(channel, messages.Created())
@@ -146,7 +113,7 @@ def _pass_gate(channel: socket.socket) -> socket.socket:
     return opened
 
 
-def _run_step(context: _Context, step: Step) -> None:
+def _run_step(context: Context, step: Step) -> None:
     try:
         _RUN[type(step)](context, step)
     except Exception as error:  # noqa: BLE001  whatever it was, it is reported with the step's name
@@ -155,7 +122,7 @@ def _run_step(context: _Context, step: Step) -> None:
 
 
 def _report(channel: socket.socket, step: str, error: BaseException) -> None:
-    if isinstance(error, _Refused):
+    if isinstance(error, Refused):
         failed = messages.Failed(error.fault, step, error.why, error.number)
     elif isinstance(error, OSError):
         failed = messages.Failed(Fault.STEP, step, error.strerror or str(error), error.errno or 0)
@@ -164,155 +131,7 @@ def _report(channel: socket.socket, step: str, error: BaseException) -> None:
     messages.send(channel, failed)
 
 
-# --- mounts
-
-
-def _propagation(_: _Context, step: steps.Propagation) -> None:
-    syscalls.mount(None, "/", None, step.flags)
-
-
-def _take_tree(context: _Context, step: steps.TakeTree) -> None:
-    flags = _CLONE | TreeFlag.RECURSIVE if step.recursive else _CLONE
-    try:
-        context.trees[step.slot] = syscalls.open_tree(AT_FDCWD, step.path, flags)
-    except FileNotFoundError:
-        if not step.optional:
-            raise
-
-
-def _become_root(_: _Context, __: steps.BecomeRoot) -> None:
-    os.setresgid(0, 0, 0)
-    os.setresuid(0, 0, 0)
-    syscalls.prctl(Prctl.SET_DUMPABLE, 0)  # a change of ids sets it to fs.suid_dumpable
-
-
-def _attach_root(context: _Context, step: steps.AttachRoot) -> None:
-    tree = context.trees[step.slot]
-    over = os.open(step.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    syscalls.move_mount(tree, over)
-    os.close(over)
-    context.root = RootDir(tree)
-
-
-def _mount_filesystem(context: _Context, step: steps.MountFilesystem) -> None:
-    fd = context.root.directory(step.target)
-    try:
-        syscalls.mount(step.source, b"/proc/self/fd/%d" % fd, step.fstype, step.flags, step.data or None)
-    except OSError as error:
-        if error.errno not in (errno.EPERM, errno.EACCES, errno.ENODEV, errno.EBUSY):
-            raise
-        if step.fallback is not None and not step.optional:
-            _bind_instead(step, fd)
-        elif not step.optional:
-            raise
-    else:
-        if step.copy_up:
-            mounted = context.root.open(step.target, os.O_RDONLY | os.O_DIRECTORY)
-            tmpfs.copy_up(fd, mounted)
-            os.close(mounted)
-    finally:
-        os.close(fd)
-
-
-def _bind_instead(step: steps.MountFilesystem, target: int) -> None:
-    assert step.fallback is not None
-    tree = syscalls.open_tree(AT_FDCWD, step.fallback, _CLONE | TreeFlag.RECURSIVE)
-    syscalls.move_mount(tree, target)
-    if step.flags & MountFlag.RDONLY:
-        attributes.change(tree, set_=MountAttr.RDONLY, recursive=True)
-    os.close(tree)
-
-
-def _attach_tree(context: _Context, step: steps.AttachTree) -> None:
-    tree = context.trees.pop(step.slot, -1)
-    if tree < 0:
-        return
-    make = context.root.directory if stat.S_ISDIR(os.fstat(tree).st_mode) else context.root.file
-    target = make(step.target)
-    syscalls.move_mount(tree, target)
-    os.close(target)
-    for flags in step.propagation:
-        attributes.propagate(tree, flags)
-    if step.set_ or step.clear:
-        attributes.change(tree, set_=step.set_, clear=step.clear)
-    if step.set_recursive or step.clear_recursive:
-        attributes.change(tree, set_=step.set_recursive, clear=step.clear_recursive, recursive=True)
-    os.close(tree)
-
-
-def _devices(context: _Context, step: steps.Devices) -> None:
-    directory = context.root.directory("dev")
-    try:
-        for path, slot in step.nodes:
-            _attach_node(context, path, slot)
-        for path, target in step.links:
-            try:
-                os.symlink(target, path.removeprefix("dev/"), dir_fd=directory)
-            except FileExistsError:
-                continue
-    finally:
-        os.close(directory)
-
-
-def _attach_node(context: _Context, path: str, slot: int) -> None:
-    tree = syscalls.open_tree(context.trees[slot], b"", _OF_FD)
-    target = context.root.file(path, 0o666)
-    syscalls.move_mount(tree, target)
-    os.close(target)
-    os.close(tree)
-
-
-def _device(context: _Context, step: steps.Device) -> None:
-    _attach_node(context, step.path, step.slot)
-
-
-def _mask(context: _Context, step: steps.Mask) -> None:
-    target = context.root.find(step.path)
-    if target is None:
-        return
-    if not stat.S_ISDIR(os.fstat(target).st_mode):
-        tree = syscalls.open_tree(context.trees[step.null_slot], b"", _OF_FD)
-        syscalls.move_mount(tree, target)
-        os.close(tree)
-    elif context.empty < 0:
-        flags = MountFlag.RDONLY | MountFlag.NOSUID | MountFlag.NODEV | MountFlag.NOEXEC
-        syscalls.mount("tmpfs", b"/proc/self/fd/%d" % target, "tmpfs", flags, "size=0k,nr_inodes=2")
-        context.empty = context.root.open(step.path)
-    else:
-        tree = syscalls.open_tree(context.empty, b"", _OF_FD)
-        syscalls.move_mount(tree, target)
-        os.close(tree)
-    os.close(target)
-
-
-def _read_only(context: _Context, step: steps.ReadOnly) -> None:
-    target = context.root.find(step.path)
-    if target is None:
-        return
-    tree = syscalls.open_tree(target, b"", _OF_FD | TreeFlag.RECURSIVE)
-    syscalls.move_mount(tree, target)
-    attributes.change(tree, set_=MountAttr.RDONLY, recursive=True)
-    os.close(tree)
-    os.close(target)
-
-
-def _restrict_root(context: _Context, _: steps.RestrictRoot) -> None:
-    attributes.change(context.root.fd, set_=MountAttr.RDONLY)
-
-
-def _pivot(context: _Context, step: steps.Pivot) -> None:
-    os.fchdir(context.root.fd)
-    syscalls.pivot_root(".", ".")
-    syscalls.umount(".", UmountFlag.DETACH)
-    os.chdir("/")
-    if step.propagation:
-        syscalls.mount(None, "/", None, step.propagation)
-
-
-# --- the rest of the container
-
-
-def _sysctl(_: _Context, step: steps.Sysctl) -> None:
+def _sysctl(_: Context, step: steps.Sysctl) -> None:
     # A dotted name may hold slashes, which then stand for dots (sysctl.d(5)).
     path = step.key if "/" in step.key else step.key.replace(".", "/")
     proc = os.open("/proc/sys", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -322,14 +141,14 @@ def _sysctl(_: _Context, step: steps.Sysctl) -> None:
     os.close(proc)
 
 
-def _names(_: _Context, step: steps.Names) -> None:
+def _names(_: Context, step: steps.Names) -> None:
     if step.host is not None:
         syscalls.sethostname(step.host)
     if step.domain is not None:
         syscalls.setdomainname(step.domain)
 
 
-def _keyring(_: _Context, __: steps.Keyring) -> None:
+def _keyring(_: Context, __: steps.Keyring) -> None:
     try:
         syscalls.join_session_keyring()
     except OSError as error:
@@ -338,11 +157,11 @@ def _keyring(_: _Context, __: steps.Keyring) -> None:
             raise
 
 
-def _session(_: _Context, __: steps.Session) -> None:
+def _session(_: Context, __: steps.Session) -> None:
     os.setsid()
 
 
-def _terminal(context: _Context, step: steps.Terminal) -> None:
+def _terminal(context: Context, step: steps.Terminal) -> None:
     root = context.root if context.root.fd >= 0 else RootDir.at("/")
     master, slave = terminal.open_pair(root, step.ptmx)
     messages.send(context.channel, messages.Master(), master)
@@ -357,18 +176,15 @@ def _terminal(context: _Context, step: steps.Terminal) -> None:
     os.close(slave)
 
 
-def _run_hook(context: _Context, step: steps.RunHook) -> None:
+def _run_hook(context: Context, step: steps.RunHook) -> None:
     hooks.execute(step.hook, context.state)
 
 
-# --- the process
-
-
-def _unshare(_: _Context, step: steps.Unshare) -> None:
+def _unshare(_: Context, step: steps.Unshare) -> None:
     syscalls.unshare(step.kinds)
 
 
-def _limits(_: _Context, step: steps.Limits) -> None:
+def _limits(_: Context, step: steps.Limits) -> None:
     for one in step.limits:
         kind = getattr(resource, one.type, None)
         if not isinstance(kind, int):
@@ -380,17 +196,17 @@ def _limit(value: int) -> int:
     return resource.RLIM_INFINITY if value < 0 or value >= 2**63 else value
 
 
-def _oom_score(_: _Context, step: steps.OomScore) -> None:
+def _oom_score(_: Context, step: steps.OomScore) -> None:
     with open("/proc/self/oom_score_adj", "w") as file:
         file.write(str(step.value))
 
 
-def _bounding_set(_: _Context, step: steps.BoundingSet) -> None:
+def _bounding_set(_: Context, step: steps.BoundingSet) -> None:
     for number in step.drop:
         syscalls.prctl(Prctl.CAPBSET_DROP, number)
 
 
-def _become(_: _Context, step: steps.Become) -> None:
+def _become(_: Context, step: steps.Become) -> None:
     syscalls.prctl(Prctl.SET_KEEPCAPS, 1)
     if step.set_groups:
         os.setgroups(step.groups)
@@ -402,7 +218,7 @@ def _become(_: _Context, step: steps.Become) -> None:
     os.umask(step.umask if step.umask is not None else 0o022)
 
 
-def _directory(context: _Context, step: steps.Directory) -> None:
+def _directory(context: Context, step: steps.Directory) -> None:
     try:
         os.chdir(step.path)
     except FileNotFoundError:
@@ -415,60 +231,26 @@ def _directory(context: _Context, step: steps.Directory) -> None:
         raise OSError(errno.ENOENT, "it is outside of the container", step.path)
 
 
-def _look_up(context: _Context, step: steps.LookUp) -> None:
-    if "/" in step.name:
-        context.executable = _checked(step.name, step.name)
-        return
-    refused: _Refused | None = None
-    for directory in step.path.split(":"):
-        path = f"{directory or '.'}/{step.name}"
-        try:
-            context.executable = _checked(path, step.name)
-            return
-        except _Refused as error:
-            if error.fault is Fault.NOT_RUNNABLE and refused is None:
-                refused = error
-    raise refused or _Refused(
-        Fault.NOT_FOUND, f"executable file `{step.name}` not found in $PATH: No such file or directory", errno.ENOENT
-    )
-
-
-def _checked(path: str, name: str) -> str:
-    try:
-        found = os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        raise _Refused(Fault.NOT_FOUND, f"executable file `{name}` not found: No such file or directory", 2) from None
-    except OSError as error:
-        raise _Refused(Fault.NOT_RUNNABLE, f"cannot reach `{path}`: {error.strerror}", error.errno or 0) from None
-    if (found.st_dev, found.st_ino) == _OWN_PROGRAM:
-        raise _Refused(Fault.NOT_RUNNABLE, f"`{path}` is the container engine's own program", errno.EACCES)
-    if not stat.S_ISREG(found.st_mode):
-        raise _Refused(Fault.NOT_RUNNABLE, f"the path `{path}` is not a regular file: Permission denied", errno.EACCES)
-    if not os.access(path, os.X_OK, effective_ids=True):
-        raise _Refused(Fault.NOT_RUNNABLE, f"the path `{path}` is not executable: Permission denied", errno.EACCES)
-    return path
-
-
-def _set_capabilities(_: _Context, step: steps.SetCapabilities) -> None:
+def _set_capabilities(_: Context, step: steps.SetCapabilities) -> None:
     syscalls.capset(effective=step.effective, permitted=step.permitted, inheritable=step.inheritable)
     syscalls.prctl(Prctl.CAP_AMBIENT, Prctl.CAP_AMBIENT_CLEAR_ALL)
     for number in step.ambient:
         syscalls.prctl(Prctl.CAP_AMBIENT, Prctl.CAP_AMBIENT_RAISE, number)
 
 
-def _no_new_privileges(_: _Context, __: steps.NoNewPrivileges) -> None:
+def _no_new_privileges(_: Context, __: steps.NoNewPrivileges) -> None:
     syscalls.prctl(Prctl.SET_NO_NEW_PRIVS, 1)
 
 
-def _die_with_parent(_: _Context, __: steps.DieWithParent) -> None:
+def _die_with_parent(_: Context, __: steps.DieWithParent) -> None:
     syscalls.prctl(Prctl.SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _filter(_: _Context, step: steps.Filter) -> None:
+def _filter(_: Context, step: steps.Filter) -> None:
     syscalls.seccomp_filter(step.program.code, step.program.flags)
 
 
-def _reaper(context: _Context, _: steps.Reaper) -> None:
+def _reaper(context: Context, _: steps.Reaper) -> None:
     reaper.block_signals()
     pid = os.fork()
     if pid:
@@ -477,35 +259,8 @@ def _reaper(context: _Context, _: steps.Reaper) -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
-def _execute_command(context: _Context, step: steps.Execute) -> None:
-    # Past the channel nothing is open that execve would keep; this catches what a step may have left.
-    syscalls.close_range(context.first_closed, flags=CloseRange.CLOEXEC)
-    try:
-        os.execve(context.executable, step.args, _environment(step.env))
-    except OSError as error:
-        if error.errno == errno.ENOENT:
-            why = f"exec `{context.executable}`: its interpreter is missing: No such file or directory"
-            raise _Refused(Fault.NOT_FOUND, why, errno.ENOENT) from None
-        raise _Refused(Fault.NOT_RUNNABLE, f"exec `{context.executable}`: {error.strerror}", error.errno or 0) from None
-
-
-def _environment(entries: tuple[str, ...]) -> dict[str, str]:
-    return dict(entry.split("=", 1) for entry in entries)
-
-
-_RUN: Final[dict[type[Step], Callable[[_Context, Any], None]]] = {
-    steps.Propagation: _propagation,
-    steps.TakeTree: _take_tree,
-    steps.BecomeRoot: _become_root,
-    steps.AttachRoot: _attach_root,
-    steps.MountFilesystem: _mount_filesystem,
-    steps.AttachTree: _attach_tree,
-    steps.Devices: _devices,
-    steps.Device: _device,
-    steps.Mask: _mask,
-    steps.ReadOnly: _read_only,
-    steps.RestrictRoot: _restrict_root,
-    steps.Pivot: _pivot,
+_RUN: Final[dict[type[Step], Callable[[Context, Any], None]]] = {
+    **filesystem.RUN,
     steps.Sysctl: _sysctl,
     steps.Names: _names,
     steps.Keyring: _keyring,
@@ -518,11 +273,11 @@ _RUN: Final[dict[type[Step], Callable[[_Context, Any], None]]] = {
     steps.BoundingSet: _bounding_set,
     steps.Become: _become,
     steps.Directory: _directory,
-    steps.LookUp: _look_up,
     steps.SetCapabilities: _set_capabilities,
     steps.NoNewPrivileges: _no_new_privileges,
     steps.DieWithParent: _die_with_parent,
     steps.Filter: _filter,
     steps.Reaper: _reaper,
-    steps.Execute: _execute_command,
+    steps.LookUp: command.look_up,
+    steps.Execute: command.execute,
 }

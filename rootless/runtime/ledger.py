@@ -168,3 +168,15 @@ def state_json(record: Record, spec: Spec) -> bytes:
     document = msgspec.to_builtins(msgspec.json.decode(encode(state(record, spec))))
     document |= {"ociVersion": spec.oci_version, "rootfs": record.rootfs, "created": record.created, "owner": ""}
     return msgspec.json.format(msgspec.json.encode(document), indent=2)
+
+
+def open_first_process(record: Record) -> int | None:
+    """A pidfd of the container's first process, or None where it has ended."""
+    try:
+        pidfd = os.pidfd_open(record.pid)
+    except ProcessLookupError:
+        return None
+    if status(record) is Status.STOPPED:
+        os.close(pidfd)
+        return None
+    return pidfd
