@@ -20,6 +20,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import NoReturn, TypeVar
 
 from . import request
+from .container import children
 from .errors import RcontainError, first_cause
 from .request import Request
 from .settings import Settings, from_environment
@@ -106,6 +107,8 @@ class Session:
         """Sends the exit code and ends this process."""
         _flush()
         self._send(request.EXIT + bytes([code & 0xFF]))
+        self._close()
+        children.reap_killed()
         os._exit(0)
 
     async def _watch_client(self, cancel: Callable[[int], None]) -> None:

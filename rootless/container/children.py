@@ -18,6 +18,10 @@ import trio
 from .. import syscalls
 
 
+_killed: set[Child] = set()
+"""Killed, and not yet waited for."""
+
+
 class Child:
     """A forked helper. Owns its pidfd."""
 
@@ -37,12 +41,21 @@ class Child:
         """Waits, blocking, for its end, and lets go of it."""
         os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
         os.close(self.pidfd)
+        _killed.discard(self)
 
-    def kill(self, number: int = signal.SIGKILL) -> None:
+    def kill(self) -> None:
+        """Ends it at once. Whoever has nothing more to do calls `reap`, or `reap_killed` for all of them."""
+        _killed.add(self)
         try:
-            signal.pidfd_send_signal(self.pidfd, number)
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
         except ProcessLookupError:
             pass  # it has ended by itself
+
+
+def reap_killed() -> None:
+    """Waits for everything that was killed, so that this process leaves no zombie to others."""
+    for child in list(_killed):
+        child.reap()
 
 
 def fork_child(name: str, function: Callable[[], None], *, keep: Collection[int]) -> Child:

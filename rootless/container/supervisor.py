@@ -189,8 +189,11 @@ class _Life:
                 ending.forget(self.container, volumes=True)
             else:
                 self.container.forget_live()
-            for child in self._children:
-                child.reap()  # who is told that the container has ended may use its ports
+            if self.record.network.published:
+                # Who is told that the container has ended may use its ports. Without any nobody need wait: the kernel
+                # takes its time, some 20 ms, to let a TAP device go. The session reaps what is left (Session.finish).
+                for child in self._children:
+                    child.reap()
             self.reception.finish(125 if self.code is None else self.code)
         finally:
             os.close(self._lock)
