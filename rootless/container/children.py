@@ -17,7 +17,6 @@ import trio
 
 from .. import syscalls
 
-
 _killed: set[Child] = set()
 """Killed, and not yet waited for."""
 
