@@ -31,8 +31,6 @@ IMPURE = frozenset(
     {"asyncio", "ctypes", "httpx", "multiprocessing", "random", "secrets", "select", "selectors", "shutil", "signal"}
     | {"socket", "ssl", "subprocess", "tempfile", "threading", "time", "trio", "urllib.request"}
 )
-# Tests of a package as a whole, which mirror no module.
-WHOLE = frozenset({"tests/fuse/test_mount.py"})
 PURE_ROOMS = ("rootless/oci", "netns/wire", "netns/tcp")
 
 
@@ -146,12 +144,11 @@ def test_every_test_module_mirrors_a_source_module() -> None:
     """tests/fuse/test_merge.py is about fuse/merge.py; test_merge_limits.py may be, too."""
     astray = []
     for path in sources(*(f"tests/{package}" for package in PACKAGES)):
-        if not path.name.startswith("test_") or str(path.relative_to(CHECKOUT)) in WHOLE:
+        if not path.name.startswith("test_"):
             continue
         folder = CHECKOUT / path.relative_to(CHECKOUT / "tests").parent
         words = path.stem.removeprefix("test_").split("_")
         names = ["_".join(words[:count]) for count in range(1, len(words) + 1)]
-        names += ["__main__"] if words[0] == "main" else []
         if not any((folder / f"{name}.py").is_file() or (folder / name).is_dir() for name in names):
             astray.append(str(path.relative_to(CHECKOUT)))
     assert not astray, f"tests that mirror no module: {astray}"
