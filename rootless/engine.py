@@ -2,7 +2,8 @@
 
     take the lock, listen          a client that connects from now on is served as soon as the rest is done
     enter E                        user + mount namespace; joins the one of living containers, if there are any
-    import everything              while newuidmap runs
+    serve the first client         with what is imported by then
+    import everything              so that no later session imports anything
     fork sessions                  forkserver.py; the engine itself never reads a request
     leave                          after some idle minutes without a session, or when told to
 
@@ -46,12 +47,15 @@ def main() -> NoReturn:
     try:
         _name_process()
         _enter()
-        _preload()
+        from .cli import run  # noqa: F401 - what most first commands need; the rest can wait until they are on their way
     except Exception as error:  # noqa: BLE001 - whatever keeps the engine from working, its client is told
         _refuse(first, endpoint, error)
+    server = forkserver.ForkServer(endpoint)
+    server.serve_first(first)
+    _preload()
     gc.collect()
     gc.freeze()
-    forkserver.ForkServer(endpoint).serve(first)
+    server.serve()
 
 
 def _leave_the_callers_world(keep: int) -> None:

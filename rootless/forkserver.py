@@ -54,14 +54,17 @@ class ForkServer:
         self._endpoint = endpoint
         self._spare = 0
 
-    def serve(self, first: socket.socket) -> NoReturn:
-        """Serves `first`, and then whoever connects, until nobody has for a while or SIGTERM comes."""
+    def serve_first(self, client: socket.socket) -> None:
+        """Serves the client that started the engine."""
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps sessions
         signal.signal(signal.SIGTERM, lambda number, frame: self._stop())
         if self._fork() == 0:
             self._endpoint.listener.close()
-            _become_session(first)
-        first.close()
+            _become_session(client)
+        client.close()
+
+    def serve(self) -> NoReturn:
+        """Serves whoever connects, until nobody has for a while or SIGTERM comes."""
         while True:
             taken = self._fork_spare()
             while not select.select([taken], [], [], IDLE_SECONDS)[0]:

@@ -9,11 +9,7 @@ import time
 from collections.abc import Mapping
 
 from ..errors import ContainerError, HostError, UsageError
-from ..image.derive import ensure
-from ..image.layer import lacking
 from ..image.model import Derive, Image
-from ..image.progress import progress_for
-from ..image.pull import PullPolicy, obtain
 from ..image.store import ImageNotFound, Store
 from ..oci.platform import Platform
 from ..oci.reference import Reference
@@ -50,12 +46,18 @@ def _image(session: Caller, store: Store, options: CreateOptions, derive: Derive
             if options.pull == "never":
                 raise
         else:
-            if not any(lacking(store, layer, derive) for layer in image.layers):
+            has = store.has_tree if derive is Derive.TREE else store.has_index
+            if all(has(layer) for layer in image.layers):
                 return image
     return session.run(_obtain, session, store, options, derive)
 
 
 async def _obtain(session: Caller, store: Store, options: CreateOptions, derive: Derive) -> Image:
+    # Not at the top: an engine's first command may come before all that talking to a registry needs is imported.
+    from ..image.derive import ensure
+    from ..image.progress import progress_for
+    from ..image.pull import PullPolicy, obtain
+
     with progress_for(sys.stderr, quiet=options.quiet) as progress:
         image = await obtain(
             store,

@@ -10,10 +10,6 @@ import errno
 import os
 from collections.abc import Iterable, Sequence
 
-import fuse.server
-from fuse.frames import FrameCache
-from fuse.layers.archive import ArchiveLayer
-
 from .. import syscalls
 from ..errors import HostError
 from ..image.model import Layer
@@ -87,14 +83,19 @@ def mount_overlay(lowers: Sequence[str], upper: str, work: str, target: str) -> 
             os.close(fd)
 
 
-def _archive(store: Store, layer: Layer, cache: FrameCache) -> ArchiveLayer:
-    path, kind = store.layer_data(layer)
-    return ArchiveLayer(store.index_path(layer), path, "frames" if kind == "frames" else "plain", cache=cache)
-
-
 async def _mount_fuse(container: Container, record: Record, store: Store, target: str) -> Child:
+    # Not at the top: an engine's first command rarely needs it, and would wait for it.
+    import fuse.server
+    from fuse.frames import FrameCache
+    from fuse.layers.archive import ArchiveLayer
+
     cache = FrameCache()
-    layers = [_archive(store, layer, cache) for layer in reversed(layers_of(record))]
+    layers = []
+    for layer in reversed(layers_of(record)):
+        path, kind = store.layer_data(layer)
+        layers.append(
+            ArchiveLayer(store.index_path(layer), path, "frames" if kind == "frames" else "plain", cache=cache)
+        )
     ready, writing = os.pipe()
 
     def serve() -> None:
