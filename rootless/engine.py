@@ -26,6 +26,7 @@ from typing import NoReturn
 from . import client, forkserver, request, syscalls
 from .container import lock
 from .forkserver import Endpoint
+from .runtime import interpreter
 
 STARTING_SECONDS = 60
 TITLE = b"rc-engine"
@@ -35,6 +36,7 @@ def main() -> NoReturn:
     """The process that the client starts: argv is a descriptor (our first connection) and `serve` or `once`."""
     first = socket.socket(fileno=int(sys.argv[1]))
     once = sys.argv[2] == "once"
+    interpreter.protect()
     warnings.simplefilter("ignore")  # they are for developers, and would land among a command's output
     _leave_the_callers_world(first.fileno())
     if once:

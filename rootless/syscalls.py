@@ -6,6 +6,7 @@ Every wrapper converts its arguments, calls, and raises `OSError(errno, strerror
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 from enum import IntFlag
 
@@ -236,10 +237,17 @@ class _OpenHow(ctypes.Structure):
 
 
 def openat2(dir_fd: int, path: str | bytes, flags: int, *, mode: int = 0, resolve: Resolve = Resolve.NONE) -> int:
-    """openat2(2). Returns a new close-on-exec descriptor that the caller owns."""
+    """openat2(2). Returns a new close-on-exec descriptor that the caller owns.
+
+    EAGAIN is not an answer but a request to ask again: with BENEATH or IN_ROOT the kernel gives up on a ".." whenever
+    anything is renamed anywhere meanwhile.
+    """
     how = _OpenHow(flags | os.O_CLOEXEC, mode, int(resolve))
     raw = os.fsencode(path)
-    return _check(_libc.syscall(_SYS_OPENAT2, dir_fd, raw, ctypes.byref(how), ctypes.sizeof(how)), raw)
+    while True:
+        fd: int = _libc.syscall(_SYS_OPENAT2, dir_fd, raw, ctypes.byref(how), ctypes.sizeof(how))
+        if fd >= 0 or ctypes.get_errno() != errno.EAGAIN:
+            return _check(fd, raw)
 
 
 def fork_into(kinds: Clone) -> int:

@@ -32,11 +32,10 @@ def write(container: Container, record: Record, ids: IdMaps, rootfs: str) -> Spe
     """Makes the configuration and writes it into the bundle. Raises UsageError, ContainerError, HostError."""
     options = record.options
     with RootDir.at(rootfs) as root:
-        found = resolve_user(root, record.user or _own_id(record))
-        added = [resolve_user(root, f"0:{group}").user.gid for group in options.groups]
+        found = resolve_user(root, record.user or _own_id(record), extra_groups=options.groups)
         accounts = _accounts(container, record, root, found)
     user = structs.replace(
-        found.user, additional_gids=tuple(dict.fromkeys((found.user.gid, *found.user.additional_gids, *added)))
+        found.user, additional_gids=tuple(dict.fromkeys((found.user.gid, *found.user.additional_gids)))
     )
     environment = dict(entry.partition("=")[::2] for entry in record.environment)
     environment.setdefault("HOME", found.home)
@@ -64,6 +63,7 @@ def write(container: Container, record: Record, ids: IdMaps, rootfs: str) -> Spe
         mask=options.masks,
         unmask=options.unmasks,
         last_capability=last,
+        init=facts.find_init() if record.init else None,
     )
     container.write_file("config.json", documents.encode(made))
     return made

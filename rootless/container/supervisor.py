@@ -17,7 +17,7 @@ from msgspec import structs
 
 from .. import syscalls
 from ..errors import ContainerError, HostError, first_cause
-from ..runtime import process, terminal
+from ..runtime import facts, process, terminal
 from ..runtime.idmap import IdMap, IdMaps
 from ..runtime.process import Init
 from . import ending, mounting, network, specification
@@ -81,7 +81,7 @@ async def supervise(container: Container, attendance: Attendance) -> int:
                 rootfs=mounted.path,
                 ids=ids,
                 stdio=streams.child or (None, None, None),
-                reaper=record.init,
+                reaper=record.init and facts.find_init() is None,
                 make_cwd=True,
             ) as init:
                 streams.given()

@@ -186,6 +186,7 @@ def default_spec(
     sets: Capabilities = capabilities.for_user(chosen, root=user.uid == 0, added=added)
     hidden = privileged or "ALL" in (path.upper() for path in unmask)
     open_paths = {normalize(path) for path in unmask}
+    pings = ids is None or 0 in ids.gids  # the kernel refuses a range of groups that are not mapped
     defaults = default_mounts(
         owned=owned, gid_5_mapped=ids is None or 5 in ids.gids, shm_size=shm_size, systemd=privileged
     )
@@ -212,7 +213,7 @@ def default_spec(
             namespaces=namespaces(new=new if ids is not None else new - {NamespaceType.USER}, joined=joined),
             devices=tuple(devices),
             sysctl={
-                **({"net.ipv4.ping_group_range": "0 0"} if NamespaceType.NETWORK in new else {}),
+                **({"net.ipv4.ping_group_range": "0 0"} if NamespaceType.NETWORK in new and pings else {}),
                 **(sysctl or {}),
             },
             seccomp=None if privileged else seccomp,
