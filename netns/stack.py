@@ -51,6 +51,7 @@ _ALL_NODES = bytes.fromhex("ff02") + bytes(13) + b"\x01"
 _MAX_CAPACITY = 1 << 20  # bytes buffered in one direction of a connection
 _MIN_CAPACITY = 1 << 16
 _TOTAL_CAPACITY = 1 << 28  # shared by all connections: the more there are, the less each gets
+_SPARE_TIMERS = 256  # entries without effect that may lie about
 _MASK = 0xFFFFFFFF
 
 
@@ -110,9 +111,9 @@ class Stack:
         """Frames to write now; connections that are due, or were touched since the last call, are polled."""
         timers = self._timers
         while timers and timers[0][0] <= now:
-            flow = heapq.heappop(timers)[2]
-            flow.scheduled = None
-            if self.tcp.get(flow.key) is flow:
+            due, _, flow = heapq.heappop(timers)
+            if flow.scheduled == due:
+                flow.scheduled = None
                 self._dirty[flow] = None
         if self._dirty:
             dirty, self._dirty = self._dirty, {}
@@ -141,12 +142,16 @@ class Stack:
         for segment in connection.poll(now):
             self._frames.append(flow.frame(segment, self.link))
         if connection.state is State.CLOSED:
+            flow.scheduled = None
             if self.tcp.get(flow.key) is flow:
                 del self.tcp[flow.key]
         elif (due := connection.deadline()) is not None and (flow.scheduled is None or due < flow.scheduled):
-            # An entry that comes too early finds out when it is due; one that is no longer wanted, likewise.
+            # An entry that comes too early finds out when it is due. One that an earlier one replaced is passed over.
             flow.scheduled = due
             heapq.heappush(self._timers, (due, next(self._order), flow))
+            if len(self._timers) > 2 * len(self.tcp) + _SPARE_TIMERS:
+                self._timers = [entry for entry in self._timers if entry[2].scheduled == entry[0]]
+                heapq.heapify(self._timers)
         self._events.append(TcpReceived(flow) if connection.signals else TcpReady(flow))
 
     # What the owner starts

@@ -1,0 +1,48 @@
+"""Where the guest's addresses lead, and above all where they do not."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from netns.reach import Reach, Special
+from netns.settings import Settings
+
+
+def pack(address: str) -> bytes:
+    return socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "127.0.0.1", "127.8.8.8", "10.0.2.2", "10.0.2.4", "10.0.2.100", "::1", "fd00::2", "fd00::77", "fe80::1",
+        "::ffff:127.0.0.1", "::ffff:192.0.2.1", "::127.0.0.1",
+    ],
+)  # fmt: skip
+def test_forbidden_by_default(address: str) -> None:
+    assert Reach(Settings()).of(pack(address), 80) is Special.FORBIDDEN
+
+
+def test_the_gateway_is_the_hosts_loopback_where_that_is_allowed() -> None:
+    reach = Reach(Settings(disable_host_loopback=False))
+    assert reach.of(pack("10.0.2.2"), 80) == ("127.0.0.1", 80)
+    assert reach.of(pack("fd00::2"), 80) == ("::1", 80)
+    assert reach.of(pack("127.0.0.1"), 80) is Special.FORBIDDEN
+
+
+def test_the_resolver_only_resolves() -> None:
+    assert Reach(Settings()).of(pack("10.0.2.3"), 53) is Special.RESOLVER
+    assert Reach(Settings()).of(pack("fd00::3"), 53) is Special.RESOLVER
+    assert Reach(Settings()).of(pack("10.0.2.3"), 80) is Special.FORBIDDEN
+    assert Reach(Settings(disable_dns=True)).of(pack("10.0.2.3"), 53) is Special.FORBIDDEN
+
+
+def test_everything_else_is_itself() -> None:
+    for address in ("192.0.2.1", "10.0.3.1", "2001:db8::1", "fd01::1"):
+        assert Reach(Settings()).of(pack(address), 443) == (address, 443)
+
+
+def test_without_ipv6_its_network_is_not_special() -> None:
+    assert Reach(Settings(ipv6=False)).of(pack("fd00::2"), 80) == ("fd00::2", 80)
