@@ -147,6 +147,7 @@ _SYS_OPEN_TREE = 428
 _SYS_MOVE_MOUNT = 429
 _SYS_CLOSE_RANGE = 436
 _SYS_OPENAT2 = 437
+_AGAIN_MAX = 10_000
 _SYS_PIDFD_GETFD = 438
 _SYS_MOUNT_SETATTR = 442
 
@@ -244,10 +245,11 @@ def openat2(dir_fd: int, path: str | bytes, flags: int, *, mode: int = 0, resolv
     """
     how = _OpenHow(flags | os.O_CLOEXEC, mode, int(resolve))
     raw = os.fsencode(path)
-    while True:
+    for _ in range(_AGAIN_MAX):
         fd: int = _libc.syscall(_SYS_OPENAT2, dir_fd, raw, ctypes.byref(how), ctypes.sizeof(how))
         if fd >= 0 or ctypes.get_errno() != errno.EAGAIN:
-            return _check(fd, raw)
+            break
+    return _check(fd, raw)
 
 
 def fork_into(kinds: Clone) -> int:

@@ -45,7 +45,7 @@ class Command(click.Command):
                 param.type = Named(word[1])
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, spell_out_booleans(self, args, interspersed=ctx.allow_interspersed_args))
+        return super().parse_args(ctx, as_click_reads(self, args, interspersed=ctx.allow_interspersed_args))
 
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         super().format_help_text(ctx, formatter)
@@ -57,13 +57,14 @@ _FALSE = ("0", "f", "F", "false", "FALSE", "False")
 _BOOLEANS = tuple(f"={word}" for word in (*_TRUE, *_FALSE))
 
 
-def spell_out_booleans(command: click.Command, args: Sequence[str], *, interspersed: bool) -> list[str]:
-    """Go's `--rm=true` and `-d=false` as click has them: the flag, or nothing. Other words stay as they are.
+def as_click_reads(command: click.Command, args: Sequence[str], *, interspersed: bool) -> list[str]:
+    """Go's way of writing flags as click's: `--rm=true` and `-d=false` become the flag, or nothing; `-v=/a:/b` becomes
+    `-v /a:/b`. Other words stay as they are.
 
     Only words in the place of a flag are looked at: not values, and nothing after `--` or, unless flags may be
     `interspersed`, after the first argument.
     """
-    if not any(word.endswith(_BOOLEANS) for word in args):
+    if not any(word.endswith(_BOOLEANS) or word[2:3] == "=" for word in args):
         return list(args)
     options = {name: param for param in command.params if isinstance(param, click.Option) for name in param.opts}
     out: list[str] = []
@@ -76,6 +77,9 @@ def spell_out_booleans(command: click.Command, args: Sequence[str], *, intersper
         if equals and value in (*_TRUE, *_FALSE) and flags and all(_is_flag(options.get(flag)) for flag in flags):
             # In a cluster of short flags the value is the last one's.
             out.extend(flags if value in _TRUE else flags[:-1])
+            continue
+        if equals and len(name) == 2 and name in options and not _is_flag(options[name]):
+            out += [name, value]
             continue
         out.append(word)
         if not equals and _takes_next_word(word, options):

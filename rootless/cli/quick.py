@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from .command import Command, spell_out_booleans
+from .command import Command, as_click_reads
 
 
 class QuickCommand(Command):
@@ -38,7 +38,7 @@ class QuickCommand(Command):
             return super().parse_args(ctx, args)
         parser = self.make_parser(ctx)
         values, remaining, order = parser.parse_args(
-            args=spell_out_booleans(self, args, interspersed=ctx.allow_interspersed_args)
+            args=as_click_reads(self, args, interspersed=ctx.allow_interspersed_args)
         )
         rest: list[str] = list(remaining)
         positional = [param for param in self.params if isinstance(param, click.Argument)]

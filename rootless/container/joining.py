@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import trio
 from msgspec import structs
 
-from .. import syscalls
 from ..errors import ContainerError
 from ..oci import runtime as documents
 from ..oci.runtime import Process, Spec
@@ -117,8 +116,6 @@ async def _converse(
             (0, 1, 2), reads=wanted.interactive, terminal=wanted.terminal, on_detach=lambda: session.detach(0)
         )
         streams.attach(attachment)
-    # The helper between us and the process leaves at once; its child is to become ours.
-    syscalls.prctl(syscalls.Prctl.SET_CHILD_SUBREAPER, 1)
     try:
         async with trio.open_nursery() as nursery:
             with process.spawn_exec(
@@ -133,11 +130,14 @@ async def _converse(
                 if init.master is not None:
                     streams.set_master(os.dup(init.master))
                     if session.is_terminal(0):
-                        _mirror_terminal(session, init.master, raw if wanted.interactive else None)
+                        _follow_window(session, init.master)
                 session.on_signal = lambda number: _pass_on(init, attachment, number)
                 session.on_hangup = lambda: _hang_up(init, raw)
                 nursery.start_soon(streams.run)
                 await init.start()
+                if wanted.terminal and session.is_terminal(0) and not detach:
+                    session.use_terminal()
+                    raw.enter(signals=not wanted.interactive)
                 if detach:
                     session.detach(0)
                 if attachment is not None:
@@ -147,16 +147,14 @@ async def _converse(
             nursery.cancel_scope.cancel()
         return code
     finally:
+        raw.leave()  # before an error is printed
         session.on_signal = session.on_hangup = session.on_window = None
         streams.close()
 
 
-def _mirror_terminal(session: Caller, master: int, raw: RawTerminal | None) -> None:
+def _follow_window(session: Caller, master: int) -> None:
     terminal.resize(master, *session.window_size(0))
     session.on_window = lambda: terminal.resize(master, *session.window_size(0))
-    if raw is not None:
-        session.use_terminal()
-        raw.enter()
 
 
 def _hang_up(init: process.Init, raw: RawTerminal) -> None:

@@ -29,23 +29,31 @@ def in_foreground(session: Caller, container: Container, *, interactive: bool) -
 
     raw = RawTerminal(0)
 
+    def started() -> None:
+        if with_terminal:
+            session.use_terminal()
+            # Without -i nobody reads the keys, and Ctrl-C is to reach the container as a signal.
+            raw.enter(signals=not interactive)
+
+    attendance.on_started = started
+
     async def run() -> int:
         with trio.CancelScope() as scope:
             session.on_signal = lambda number: _pass_on(attendance, attachment, scope, number)
-            session.on_hangup = lambda: _go_on_alone(session, attachment, raw)
-            if with_terminal and interactive:
-                session.use_terminal()
-                raw.enter()
-            return await supervise(container, attendance)
+            session.on_hangup = lambda: _go_on_alone(session, attendance, raw)
+            try:
+                return await supervise(container, attendance)
+            finally:
+                raw.leave()  # before an error is printed
         raise Cancelled(container)
 
     return session.run(run)
 
 
-def _go_on_alone(session: Caller, attachment: Attachment, raw: RawTerminal) -> None:
+def _go_on_alone(session: Caller, attendance: Attendance, raw: RawTerminal) -> None:
     """The client was killed: its container goes on, as Podman's do."""
     raw.leave()
-    attachment.reading.cancel()
+    attendance.detach()
     session.forget_client()
 
 

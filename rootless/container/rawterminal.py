@@ -19,9 +19,14 @@ class RawTerminal:
         self._saved: list[Any] | None = None
         self._raw: list[Any] | None = None
 
-    def enter(self) -> None:
+    def enter(self, *, signals: bool = False) -> None:
+        """With `signals`, Ctrl-C and its like still send signals."""
         self._saved = termios.tcgetattr(self._fd)
         tty.setraw(self._fd, termios.TCSADRAIN)
+        if signals:
+            settings = termios.tcgetattr(self._fd)
+            settings[tty.LFLAG] |= termios.ISIG
+            termios.tcsetattr(self._fd, termios.TCSADRAIN, settings)
         self._raw = termios.tcgetattr(self._fd)
 
     def leave(self) -> None:

@@ -44,11 +44,18 @@ class Attendance:
     """Rows and columns of their terminal."""
     init: Init | None = field(default=None, init=False)
 
+    streams: Streams | None = field(default=None, init=False)
     is_running: bool = field(default=False, init=False)
 
     def signal(self, number: int) -> None:
         if self.init is not None:
             self.init.signal(number)
+
+    def detach(self) -> None:
+        """They have gone: nothing is read from them or written to them any more."""
+        if self.attachment is not None and self.streams is not None:
+            self.streams.detach(self.attachment)
+        self.attachment = None
 
     def resize(self, rows: int, columns: int) -> None:
         self.window = rows, columns
@@ -128,6 +135,7 @@ class _Life:
         self.streams = Streams(
             terminal=self.record.terminal, open_stdin=self.record.open_stdin, log=LogWriter(self.container.log_path)
         )
+        self.attendance.streams = self.streams
         if self.attendance.attachment is not None:
             self.streams.attach(self.attendance.attachment)
         self.reception = Reception(self.container, self.streams, resize=self.attendance.resize)

@@ -29,7 +29,6 @@ _OPAQUE_XATTR = "user.overlay.opaque"
 _OVERLAY_XATTRS = (b"user.overlay.", b"trusted.overlay.")
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _INSIDE = Resolve.IN_ROOT | Resolve.NO_MAGICLINKS
-_AGAIN_MAX = 10_000
 _LINKS_MAX = 40
 _NO_XATTR = frozenset({errno.EOPNOTSUPP, errno.EPERM, errno.EACCES})
 
@@ -258,14 +257,8 @@ class TreeExtractor:
     # directories on the way
 
     def _open_directory(self, path: bytes) -> int:
-        """A directory of the tree, through its own links. openat2(2) asks to be called again where it met `..` while
-        anything was renamed anywhere on the machine."""
-        for _ in range(_AGAIN_MAX):
-            try:
-                return openat2(self._root, path or b".", os.O_RDONLY | os.O_DIRECTORY, resolve=_INSIDE)
-            except BlockingIOError:
-                continue
-        raise HostError(f"cannot open {os.fsdecode(path)} while unpacking a layer: the machine renames too many files")
+        """A directory of the tree, through its own links."""
+        return openat2(self._root, path or b".", os.O_RDONLY | os.O_DIRECTORY, resolve=_INSIDE)
 
     def _open_parent(self, path: bytes) -> tuple[int, bytes]:
         """The directory `path`, made where it is missing: a descriptor, kept until another is asked for, and its path

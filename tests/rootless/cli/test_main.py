@@ -11,7 +11,7 @@ import pytest
 
 from rootless import __version__
 from rootless.cli import main
-from rootless.cli.command import Command, LazyGroup, Verb, spell_out_booleans
+from rootless.cli.command import Command, LazyGroup, Verb, as_click_reads
 from rootless.cli.failure import explain
 from rootless.errors import CommandNotFound, HostError, UsageError
 
@@ -200,8 +200,8 @@ BOOLEANS = click.Command(
     ],
 )
 def test_go_booleans(words: str, expected: str) -> None:
-    assert spell_out_booleans(BOOLEANS, words.split(), interspersed=False) == expected.split()
+    assert as_click_reads(BOOLEANS, words.split(), interspersed=False) == expected.split()
 
 
 def test_go_booleans_after_arguments() -> None:
-    assert spell_out_booleans(BOOLEANS, ["a", "--rm=false", "b"], interspersed=True) == ["a", "b"]
+    assert as_click_reads(BOOLEANS, ["a", "--rm=false", "b"], interspersed=True) == ["a", "b"]
