@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run until the exit descriptor closes, the namespace is gone or a signal comes. Returns the exit status."""
+    """Run until the exit descriptor closes, the device is deleted or a signal comes. Returns the exit status."""
     parser = _parser()
     options = parser.parse_intermixed_args(arguments)
     if options.macaddress is not None and not options.configure:

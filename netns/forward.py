@@ -163,7 +163,8 @@ class TcpForwarder:
         driver.watch(self._sock, select.EPOLLIN, self.on_io)
 
     def close(self) -> None:
-        """Stop listening; connections go on."""
+        """Stop listening, at once; connections go on."""
+        self._sock.shutdown(socket.SHUT_RDWR)
         self._driver.discard(self._sock)
 
     def on_io(self, mask: int) -> None:

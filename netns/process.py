@@ -79,8 +79,9 @@ def serve(
     ready_fd: int,
     control: socket.socket | None = None,
 ) -> None:
-    """Run the network of `tap_fd` until `control` is at its end, or the TAP's namespace is gone.
+    """Run the network of `tap_fd` until `control` is at its end, or the guest deletes the device.
 
+    The descriptor of a TAP keeps its network namespace alive, so the end of the guest is for the owner to notice.
     Closes every descriptor but its own, stdin to stderr included. Writes b"1" to `ready_fd` once packets flow, else
     a line that says why they do not, and closes it. Sentences worth logging go to `control`, one a line.
     """
