@@ -210,7 +210,7 @@ def describe_container(container: Container, record: Record, state: State, sizes
         hostname_path=_bind_source(spec, "/etc/hostname"),
         hosts_path=_bind_source(spec, "/etc/hosts"),
         static_dir=container.path,
-        oci_config_path=f"{container.path}/config.json",
+        oci_config_path=container.config_path,
         oci_runtime=f"rcontain {__version__}",
         name=record.name,
         driver=record.storage_driver,
@@ -283,7 +283,7 @@ def describe_container(container: Container, record: Record, state: State, sizes
 
 
 def _spec(container: Container) -> runtime.Spec:
-    path = f"{container.path}/config.json"
+    path = container.config_path
     try:
         with open(path, "rb") as file:
             return msgspec.json.decode(file.read(), type=runtime.Spec)

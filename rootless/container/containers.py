@@ -1,15 +1,19 @@
 """A container on disk: what it was created with, what became of it, and who looks after it.
 
     <data>/containers/<id>/container.json   Record: written once, by create
-                           config.json      the OCI runtime bundle's configuration
-                           state.json       State: rewritten by the supervisor
                            upper/ work/     the writable layer
                            ctr.log          what it printed (logs.py)
+                           state.json       State: how it ended last
+                           config.json      the OCI configuration of its last start
     <data>/containers/names/<name>          symlink whose text is the id: taking a name is one atomic call
     <runtime>/containers/<id>/lock          held by the supervisor for as long as the container lives (lock.py)
                              /control       its socket (control.py)
+                             /state.json    State while it lives
+                             /config.json   the OCI configuration it runs with; hosts, resolv.conf ... that it names
 
-There is no database and no lock over all containers, so parallel starts do not wait for each other.
+What only a living container needs is in the runtime directory, which is in memory: making files is the greater part
+of the work on the disk, and a container that is removed at its end has made six there. There is no database and no
+lock over all containers, so parallel starts do not wait for each other.
 """
 
 from __future__ import annotations
@@ -63,33 +67,56 @@ class Container:
         """Whether a supervisor looks after it now."""
         return lock.is_held(f"{self.live}/lock")
 
+    @property
+    def config_path(self) -> str:
+        """config.json: of the container as it runs, or of its last start."""
+        live = f"{self.live}/config.json"
+        return live if os.path.exists(live) else f"{self.path}/config.json"
+
     def state(self) -> State:
         """The state as it truly is: a container whose supervisor has gone is not running, whatever its file says."""
-        state = self.raw_state()
-        if state is None:
-            return State(status="created")
-        if state.status in ("running", "stopping") and not self.is_alive():
-            # Look again: the supervisor may have written its last word and left between the two looks.
-            state = _read(f"{self.path}/state.json", State, self.id)
-            if state.status in ("running", "stopping"):
-                return msgspec.structs.replace(state, status="exited", pid=0, exit_code=137)
-        return state
+        live = self.live_state()
+        if live is not None and self.is_alive():
+            return live
+        last = self.last_state()  # read after the question above: the supervisor writes it before it leaves
+        if live is not None and (last is None or last.started_at != live.started_at):
+            return msgspec.structs.replace(live, status="exited", pid=0, exit_code=137)
+        return last or State(status="created")
 
-    def write_state(self, state: State) -> None:
-        _write(f"{self.path}/state.json", msgspec.json.encode(state))
+    def live_state(self) -> State | None:
+        """What the supervisor says, or said before it died; None when there is none."""
+        try:
+            return _read(f"{self.live}/state.json", State, self.id)
+        except FileNotFoundError:
+            return None
 
-    def write_file(self, name: str, content: bytes) -> str:
-        """Writes a file of the bundle and returns its path."""
-        path = f"{self.path}/{name}"
-        _write(path, content)
-        return path
-
-    def raw_state(self) -> State | None:
-        """The state as its file says, or None before the first start."""
+    def last_state(self) -> State | None:
+        """How it ended last; None before its first end."""
         try:
             return _read(f"{self.path}/state.json", State, self.id)
         except FileNotFoundError:
             return None
+
+    def write_live_state(self, state: State) -> None:
+        self.write_live("state.json", msgspec.json.encode(state))
+
+    def write_last_state(self, state: State) -> None:
+        _write(f"{self.path}/state.json", msgspec.json.encode(state))
+
+    def write_live(self, name: str, content: bytes) -> str:
+        """Writes a file that lives as long as the supervisor, and returns its path."""
+        path = f"{self.live}/{name}"
+        _write(path, content)
+        return path
+
+    def keep_config(self) -> None:
+        """Keeps the configuration of a start that is over, for `inspect`."""
+        try:
+            with open(f"{self.live}/config.json", "rb") as file:
+                content = file.read()
+        except FileNotFoundError:
+            return  # it did not come that far
+        _write(f"{self.path}/config.json", content)
 
     def forget_live(self) -> None:
         """Removes what only a living container needs."""
@@ -130,7 +157,7 @@ class Containers:
             self._take_name(record.name, record.id)
             for directory in ("upper", "work"):
                 os.mkdir(f"{container.path}/{directory}", 0o755)
-            container.write_file("container.json", msgspec.json.encode(record))
+            _write(f"{container.path}/container.json", msgspec.json.encode(record))
         except OSError as error:
             container.forget()
             self._release_name(record.name, record.id)

@@ -68,7 +68,7 @@ async def _run(session: Caller, container: Container, wanted: Wanted, detach: bo
 
 
 def _read_spec(container: Container) -> Spec:
-    with open(f"{container.path}/config.json", "rb") as file:
+    with open(container.config_path, "rb") as file:
         return documents.decode(file.read(), Spec)
 
 

@@ -40,7 +40,7 @@ class LogWriter:
     __slots__ = ("_fd", "_held", "_lost", "_max_size", "_path", "_second", "_size", "_stamp", "_torn")
 
     def __init__(self, path: str, *, max_size: int = DEFAULT_MAX_SIZE) -> None:
-        """Opens `path` for appending. `max_size` is in bytes; 0 is no limit. Raises OSError."""
+        """`path` is made when there is something to write. `max_size` is in bytes; 0 is no limit."""
         self._path = path
         self._max_size = max_size
         self._held: dict[str, tuple[int, bytes]] = {}  # stream -> (time of its first byte, the line so far)
@@ -48,7 +48,8 @@ class LogWriter:
         self._stamp = b""
         self._lost = 0
         self._torn = False
-        self._open()
+        self._fd = -1
+        self._size = 0
 
     def _open(self) -> None:
         self._fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -105,8 +106,8 @@ class LogWriter:
             self._append(self._prefix(stream, began, b" P ") + line + b"\n")
 
     def close(self) -> None:
+        self.flush()
         if self._fd >= 0:
-            self.flush()
             os.close(self._fd)
             self._fd = -1
 
@@ -125,6 +126,8 @@ class LogWriter:
             out = b"\n" + out
         view = memoryview(out)
         try:
+            if self._fd < 0:
+                self._open()
             while view:
                 written = os.write(self._fd, view)
                 self._size += written

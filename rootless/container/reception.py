@@ -93,9 +93,9 @@ class Reception:
         elif message.op == "wait":
             self._waiting.add(connection)
         elif message.op == "stopping":
-            state = self._container.state()
-            if state.status == "running":
-                self._container.write_state(msgspec.structs.replace(state, status="stopping"))
+            state = self._container.live_state()
+            if state is not None:
+                self._container.write_live_state(msgspec.structs.replace(state, status="stopping"))
             control.send(connection, Message(op="stopping"))
         elif message.op == "resize":
             self._resize(message.rows, message.columns)

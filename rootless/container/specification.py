@@ -65,7 +65,7 @@ def write(container: Container, record: Record, ids: IdMaps, rootfs: str) -> Spe
         last_capability=last,
         init=facts.find_init() if record.init else None,
     )
-    container.write_file("config.json", documents.encode(made))
+    container.write_live("config.json", documents.encode(made))
     return made
 
 
@@ -117,10 +117,10 @@ def _own_files(container: Container, record: Record) -> list[Mount]:
     mounts = []
     for name, content in contents.items():
         if f"/etc/{name}" not in taken and "/etc" not in taken:
-            source = container.write_file(name, content.encode())
+            source = container.write_live(name, content.encode())
             mounts.append(_bind(source, f"/etc/{name}", ("rprivate", "nosuid", "nodev", "noexec")))
     # How programs find out that they are in a container: Podman's file, with nothing in it.
-    mounts.append(_bind(container.write_file("containerenv", b""), "/run/.containerenv", ("rprivate", "ro")))
+    mounts.append(_bind(container.write_live("containerenv", b""), "/run/.containerenv", ("rprivate", "ro")))
     return mounts
 
 
@@ -139,7 +139,7 @@ def _accounts(container: Container, record: Record, root: RootDir, found: Resolv
     for name, content, line in additions:
         if f"/etc/{name}" not in taken and "/etc" not in taken:
             separator = b"" if not content or content.endswith(b"\n") else b"\n"
-            source = container.write_file(name, content + separator + line.encode())
+            source = container.write_live(name, content + separator + line.encode())
             mounts.append(_bind(source, f"/etc/{name}", ("rprivate", "nosuid", "nodev", "noexec")))
     return mounts
 

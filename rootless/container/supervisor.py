@@ -123,7 +123,6 @@ class _Life:
         self.attendance = attendance
         self.record: Record = container.record()
         self.code: int | None = None
-        self._before = State(status="created")
         self._state: State | None = None
         self._trouble = ""
         self._lock = -1
@@ -131,7 +130,6 @@ class _Life:
 
     def __enter__(self) -> _Life:
         self._lock = _claim(self.container)
-        self._before = self.container.raw_state() or self._before
         self.streams = Streams(
             terminal=self.record.terminal, open_stdin=self.record.open_stdin, log=LogWriter(self.container.log_path)
         )
@@ -152,7 +150,7 @@ class _Life:
             started_at=rfc3339(time.time_ns()),
             published=reserved.published,
         )
-        self.container.write_state(self._state)
+        self.container.write_live_state(self._state)
         self.reception.pidfd = init.pidfd
         self.attendance.is_running = True
         self.attendance.on_started()
@@ -170,7 +168,7 @@ class _Life:
         await server.ended()
         self._trouble = "the process that served the container's network has died"
         if self._state is not None:
-            self.container.write_state(structs.replace(self._state, error=self._trouble))
+            self.container.write_live_state(structs.replace(self._state, error=self._trouble))
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         """Writes down how it ended, before the lock says that nobody looks after it any more."""
@@ -179,23 +177,11 @@ class _Life:
         try:
             if error is not None and not self._trouble:
                 self._trouble = str(first_cause(error))
-            if self._state is None:
-                self.container.write_state(structs.replace(self._before, error=self._trouble))
-            else:
-                self.container.write_state(
-                    structs.replace(
-                        self._state,
-                        status="exited",
-                        pid=0,
-                        exit_code=137 if self.code is None else self.code,
-                        finished_at=rfc3339(time.time_ns()),
-                        error=self._trouble,
-                    )
-                )
             mounting.unmount(self.container)
             if self.record.remove:
                 ending.forget(self.container, volumes=True)
             else:
+                self._write_end()
                 self.container.forget_live()
             if self.record.network.published:
                 # Who is told that the container has ended may use its ports. Without any nobody need wait: the kernel
@@ -205,6 +191,23 @@ class _Life:
             self.reception.finish(125 if self.code is None else self.code)
         finally:
             os.close(self._lock)
+
+    def _write_end(self) -> None:
+        if self._state is None:
+            before = self.container.last_state() or State(status="created")
+            self.container.write_last_state(structs.replace(before, error=self._trouble))
+            return
+        self.container.keep_config()
+        self.container.write_last_state(
+            structs.replace(
+                self._state,
+                status="exited",
+                pid=0,
+                exit_code=137 if self.code is None else self.code,
+                finished_at=rfc3339(time.time_ns()),
+                error=self._trouble,
+            )
+        )
 
     def result(self) -> int:
         assert self.code is not None

@@ -59,11 +59,13 @@ def _clear(container: Container) -> None:
     except (FileNotFoundError, ContainerError):
         container.forget_live()
         return
-    state = container.raw_state()
-    if state is not None and state.status in ("running", "stopping"):
-        if state.boot_id == boot_id():
-            kill_exactly(state.pid, state.pid_start)
-        container.write_state(
+    state = container.live_state()
+    if state is not None and state.boot_id == boot_id():
+        kill_exactly(state.pid, state.pid_start)
+    last = container.last_state()
+    if state is not None and (last is None or last.started_at != state.started_at):
+        container.keep_config()
+        container.write_last_state(
             msgspec.structs.replace(
                 state,
                 status="exited",

@@ -118,10 +118,12 @@ class CommandLine:
             **fields,
         }
         container = Containers(self.settings).create(Record(**record))
-        if state is not None:
-            container.write_state(state)
-        if alive:
+        running = state is not None and state.status in ("running", "stopping")
+        if running or alive:
             os.makedirs(container.live)
+        if state is not None:
+            (container.write_live_state if running else container.write_last_state)(state)
+        if alive:
             held = lock.hold(f"{container.live}/lock")
             assert held is not None
             self._locks.append(held)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from rootless.container.record import Network, State
@@ -31,7 +33,7 @@ def web(cli: CommandLine) -> CommandLine:
         ),
         mounts=(runtime.Mount(destination="/etc/hosts", source="/x/hosts"),),
     )
-    container.write_file("config.json", runtime.encode(spec))
+    Path(container.path, "config.json").write_bytes(runtime.encode(spec))
     return cli
 
 
@@ -119,11 +121,11 @@ def test_what_is_found_is_shown_and_what_is_not_is_said(web: CommandLine) -> Non
 
 def test_a_damaged_container(cli: CommandLine) -> None:
     container = cli.container("broken")
-    container.write_file("config.json", b"[")
+    Path(container.path, "config.json").write_bytes(b"[")
     result = cli("inspect", "broken")
     assert result.code == 125
     assert "config.json is damaged" in result.err
-    container.write_file("container.json", b"[")
+    Path(container.path, "container.json").write_bytes(b"[")
     assert "is damaged" in cli("inspect", "broken").err
 
 

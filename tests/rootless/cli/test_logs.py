@@ -82,7 +82,7 @@ def test_follow_ends_with_the_container(cli: CommandLine) -> None:
     def supervise() -> None:
         started.wait()
         printed(container, ("stdout", b"second\n"), ("stderr", b"third\n"))
-        container.write_state(EXITED)
+        container.write_last_state(EXITED)
         cli.let_go()
 
     thread = threading.Thread(target=supervise)
