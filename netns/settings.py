@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 from dataclasses import dataclass
 
@@ -119,35 +120,38 @@ class Settings:
         self.addresses()
 
     def addresses(self) -> Addresses:
-        """The address plan: .2 is the gateway and the host, .3 the resolver, .100 the guest."""
+        """The address plan: .2 is the gateway and the host, .3 the resolver, .100 (in IPv6 ::100) the guest."""
+        return _plan(self.cidr, self.cidr6 if self.ipv6 else None)
+
+
+@functools.lru_cache(maxsize=64)
+def _plan(cidr: str, cidr6: str | None) -> Addresses:
+    try:
+        network = ipaddress.IPv4Network(cidr, strict=False)
+    except ValueError:
+        raise NetworkError(f"{cidr!r} is not an IPv4 network") from None
+    if network.prefixlen > 25 or network.prefixlen < 1 or network.is_loopback or network.is_multicast:
+        raise NetworkError(f"{cidr} cannot be the container's network", hint="choose a private /25 or larger")
+    base = network.network_address
+    if cidr6 is None:
+        plan6 = None
+    else:
         try:
-            network = ipaddress.IPv4Network(self.cidr, strict=False)
+            plan6 = ipaddress.IPv6Network(cidr6, strict=False)
         except ValueError:
-            raise NetworkError(f"{self.cidr!r} is not an IPv4 network") from None
-        if network.prefixlen > 25 or network.prefixlen < 1 or network.is_loopback or network.is_multicast:
-            raise NetworkError(f"{self.cidr} cannot be the container's network", hint="choose a private /25 or larger")
-        base = network.network_address
-        if not self.ipv6:
-            plan6 = None
-        else:
-            try:
-                plan6 = ipaddress.IPv6Network(self.cidr6, strict=False)
-            except ValueError:
-                raise NetworkError(f"{self.cidr6!r} is not an IPv6 network") from None
-            if plan6.prefixlen != 64 or plan6.is_link_local or plan6.is_multicast:
-                raise NetworkError(
-                    f"{self.cidr6} cannot be the container's network", hint="choose a /64 such as fd00::"
-                )
-        base6 = plan6.network_address if plan6 is not None else None
-        return Addresses(
-            network=network,
-            gateway=(base + _GATEWAY).packed,
-            resolver=(base + _RESOLVER).packed,
-            guest=(base + _GUEST).packed,
-            prefix=network.prefixlen,
-            gateway6=(base6 + _GATEWAY).packed if base6 is not None else None,
-            resolver6=(base6 + _RESOLVER).packed if base6 is not None else None,
-            guest6=(base6 + 0x100).packed if base6 is not None else None,
-            prefix6=64,
-            network6=plan6,
-        )
+            raise NetworkError(f"{cidr6!r} is not an IPv6 network") from None
+        if plan6.prefixlen != 64 or plan6.is_link_local or plan6.is_multicast:
+            raise NetworkError(f"{cidr6} cannot be the container's network", hint="choose a /64 such as fd00::")
+    base6 = plan6.network_address if plan6 is not None else None
+    return Addresses(
+        network=network,
+        gateway=(base + _GATEWAY).packed,
+        resolver=(base + _RESOLVER).packed,
+        guest=(base + _GUEST).packed,
+        prefix=network.prefixlen,
+        gateway6=(base6 + _GATEWAY).packed if base6 is not None else None,
+        resolver6=(base6 + _RESOLVER).packed if base6 is not None else None,
+        guest6=(base6 + 0x100).packed if base6 is not None else None,
+        prefix6=64,
+        network6=plan6,
+    )
