@@ -248,9 +248,9 @@ def touch() -> None:
     """Goes through what every command goes through, so that its memory is this process's own before a client waits."""
     import trio
 
-    from .cli import run
+    from .cli import main as command_line
 
-    run.rehearse()
+    command_line.rehearse()
     trio.run(_rehearse_loop)
 
 

@@ -152,7 +152,15 @@ class LazyGroup(click.Group):
     ) -> None:
         super().__init__(*args, **kwargs)
         self.verbs = dict(verbs or {})
+        self._parser: Any = None
         self.examples = tuple(examples)
+
+    def make_parser(self, ctx: click.Context) -> Any:
+        """Made once: every command line passes through here, and sessions share what the engine has made."""
+        if self._parser is None:
+            self._parser = super().make_parser(ctx)
+        self._parser.ctx = ctx
+        return self._parser
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.verbs)

@@ -56,6 +56,7 @@ VERBS = {
 }
 
 # Podman's names for how much to say, and logging's levels. Podman's default is warn.
+DEFAULT_LOG_LEVEL = "warn"
 LOG_LEVELS = {
     "trace": logging.DEBUG,
     "debug": logging.DEBUG,
@@ -93,7 +94,7 @@ LOG_LEVELS = {
     "--log-level",
     metavar="LEVEL",
     type=click.Choice(list(LOG_LEVELS)),
-    default="warn",
+    default=DEFAULT_LOG_LEVEL,
     help="Say more on stderr: debug, info, warn or error [default: warn].",
 )
 @click.option("--no-engine", is_flag=True, help="Do all the work in one process and leave nothing running behind.")
@@ -110,9 +111,13 @@ def cli(ctx: click.Context, root: str | None, storage_driver: str | None, log_le
         return
     session: Session = ctx.obj
     session.settings = with_flags(session, root=root, storage_driver=storage_driver, log_level=log_level)
-    logging.basicConfig(
-        level=LOG_LEVELS[log_level], stream=sys.stderr, format="level=%(levelname)s %(name)s: %(message)s", force=True
-    )
+    if log_level != DEFAULT_LOG_LEVEL:  # at that one logging does the right thing by itself, at no cost
+        logging.basicConfig(
+            level=LOG_LEVELS[log_level],
+            stream=sys.stderr,
+            format="level=%(levelname)s %(name)s: %(message)s",
+            force=True,
+        )
 
 
 def with_flags(session: Session, *, root: str | None, storage_driver: str | None, log_level: str) -> Settings:
@@ -147,6 +152,14 @@ def run(argv: list[str], session: Session) -> int:
 def preload() -> None:
     """Imports every verb. The engine calls this before it forks its first session."""
     load_all(cli)
+
+
+def rehearse() -> None:
+    """Parses a typical command line, for nothing but the memory that this touches."""
+    words = ["run", "--rm", "image", "command"]
+    with cli.make_context("rcontain", words, obj=None) as ctx:
+        verb = VERBS[words[0]].load()
+        verb.make_context(words[0], words[1:], parent=ctx)
 
 
 def _wants_debug(argv: list[str]) -> bool:

@@ -72,12 +72,6 @@ def prepare() -> None:
         command.prepare("image")
 
 
-def rehearse() -> None:
-    """Parses a typical command line, for nothing but the memory that this touches."""
-    assert isinstance(run, QuickCommand)
-    run.make_context("run", ["--rm", "image", "command"])
-
-
 def _create(
     session: Caller, image: str, command: tuple[str, ...], flags: dict[str, Any]
 ) -> tuple[Container, CreateOptions]:
