@@ -6,10 +6,13 @@ import argparse
 import os
 import select
 import signal
+import socket
 import sys
 from collections.abc import Sequence
+from typing import BinaryIO
 
 from netns.api import ApiSocket
+from netns.capture import Capture
 from netns.driver import Driver
 from netns.errors import NetworkError
 from netns.process import Settings, build, open_tap
@@ -41,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--disable-dns", action="store_true", help="no name server at .3")
     parser.add_argument("--macaddress", metavar="MAC", help="of the interface; only with -c")
     parser.add_argument("--target-type", choices=("netns",), default="netns", help="only netns is offered")
+    parser.add_argument("--pcap", metavar="FILE", help="write all traffic there, for debugging")
     parser.add_argument("-v", "--version", action="version", version=f"rcontain-slirp (slirp4netns {_VERSION})")
     return parser
 
@@ -75,10 +79,12 @@ def _run(options: argparse.Namespace) -> None:
     )
     tap_fd = _tap(options, settings)
     driver = build(tap_fd, settings, (), advertise=not options.configure)
-    signal.signal(signal.SIGTERM, lambda number, frame: driver.stop())
+    wake, wake_write = socket.socketpair()
+    _stop_on_signals(driver, wake, wake_write)
     if options.exit_fd is not None:
         _watch_exit(driver, options.exit_fd)
     api = ApiSocket(driver, options.api_socket, settings) if options.api_socket is not None else None
+    capture = _capture(driver, options.pcap)
     try:
         if options.ready_fd is not None:
             os.write(options.ready_fd, b"1")
@@ -88,6 +94,10 @@ def _run(options: argparse.Namespace) -> None:
         if api is not None:
             api.close()
         driver.close()
+        signal.set_wakeup_fd(-1)
+        for owned in (wake, wake_write, capture):
+            if owned is not None:
+                owned.close()
 
 
 def _tap(options: argparse.Namespace, settings: Settings) -> int:
@@ -117,6 +127,25 @@ def _namespace(options: argparse.Namespace) -> NamespaceRef:
 def _same(one: str, other: str) -> bool:
     a, b = os.stat(one), os.stat(other)
     return (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino)
+
+
+def _stop_on_signals(driver: Driver, wake: socket.socket, wake_write: socket.socket) -> None:
+    """Leave in good order on SIGTERM; a handler alone would not end the wait for events."""
+    wake_write.setblocking(False)
+    signal.set_wakeup_fd(wake_write.fileno())
+    signal.signal(signal.SIGTERM, lambda number, frame: None)
+    driver.watch(wake, select.EPOLLIN, lambda mask: driver.stop())
+
+
+def _capture(driver: Driver, path: str | None) -> BinaryIO | None:
+    if path is None:
+        return None
+    try:
+        file = open(path, "wb")  # noqa: SIM115  the caller closes it
+    except OSError as error:
+        raise NetworkError(f"cannot write a capture to {path}: {error.strerror}") from None
+    driver.capture = Capture(file)
+    return file
 
 
 def _watch_exit(driver: Driver, fd: int) -> None:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from itertools import count
 
+from netns.capture import Capture
 from netns.events import Datagram, EchoRequested, Event, TcpOpened, TcpReady, TcpReceived, UdpExpired
 from netns.icmp import Pings
 from netns.reach import HostAddress, Reach, Special
@@ -66,6 +67,7 @@ class Driver:
         self._outbound = {socket.AF_INET: outbound, socket.AF_INET6: outbound6}
         self._control: socket.socket | None = None
         self._noted: set[str] = set()
+        self.capture: Capture | None = None
         self._pings = Pings(self)
         self._epoll = select.epoll()
         self._handlers: dict[int, Handler] = {}
@@ -205,6 +207,8 @@ class Driver:
                     self._running = False
                     break
                 raise
+            if self.capture is not None:
+                self.capture.add((view[:size],))
             stack.receive(view[:size], now)
             for event in stack.take_events():
                 self._handle(event)
@@ -223,6 +227,8 @@ class Driver:
                 return
 
     def _write(self, frame: tuple[bytes | bytearray | memoryview, ...]) -> None:
+        if self.capture is not None:
+            self.capture.add(frame)
         if len(frame) > _IOV_MAX:
             frame = (b"".join(frame),)
         try:

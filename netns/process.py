@@ -36,6 +36,7 @@ __all__ = [
     "Reservation",
     "Settings",
     "build",
+    "host_address",
     "loopback_up",
     "open_tap",
     "reserve_ports",
@@ -45,6 +46,21 @@ __all__ = [
 _OUR_MAC = b"\x52\x55"  # locally administered; the rest is the gateway's address
 _MAX_FLOWS = 8192
 _SPARE_FDS = 64
+
+
+def host_address(*, six: bool = False) -> str | None:
+    """The address that the host uses towards the world, which a guest reaches as it is; None where it has none.
+
+    For a name such as host.containers.internal where the host's loopback is out of reach. Sends nothing.
+    """
+    family, far = (socket.AF_INET6, "2001:db8::1") if six else (socket.AF_INET, "203.0.113.1")
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+            sock.connect((far, 9))
+            address: str = sock.getsockname()[0]
+            return address
+    except OSError:
+        return None
 
 
 def build(tap_fd: int, settings: Settings, reservations: Sequence[Reservation], *, advertise: bool = False) -> Driver:

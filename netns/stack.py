@@ -167,7 +167,7 @@ class Stack:
         if (known is not None and known.connection.state is not State.TIME_WAIT) or len(self.tcp) >= self._max_flows:
             return None
         connection = Connection.active(now, iss=self._random(), mss=self._mss(far), capacity=self._capacity())
-        flow = TcpFlow(guest, guest_port, far, far_port, connection, published=True)
+        flow = TcpFlow(guest, guest_port, far, far_port, connection)
         self.tcp[key] = flow
         self._dirty[flow] = None
         return flow
@@ -177,7 +177,7 @@ class Stack:
         key = flow_key(guest, far, guest_port, far_port)
         flow = self.udp.use(key, now)
         if flow is None:
-            flow = UdpFlow(guest, guest_port, far, far_port, published=True)
+            flow = UdpFlow(guest, guest_port, far, far_port)
             self._add_udp(flow, now)
         return flow
 
@@ -321,7 +321,7 @@ class Stack:
         key = source + destination + bytes(data[:4])
         flow = self.udp.use(key, now)
         if flow is None:
-            flow = UdpFlow(source, datagram.source_port, destination, datagram.destination_port, published=False)
+            flow = UdpFlow(source, datagram.source_port, destination, datagram.destination_port)
             self._add_udp(flow, now)
         self._events.append(Datagram(flow, datagram.payload))
 
@@ -364,7 +364,7 @@ class Stack:
         connection = Connection.passive(
             segment, now, iss=self._random(), mss=self._mss(destination), capacity=self._capacity()
         )
-        flow = TcpFlow(source, segment.source_port, destination, segment.destination_port, connection, published=False)
+        flow = TcpFlow(source, segment.source_port, destination, segment.destination_port, connection)
         if fresh and len(self.tcp) < self._max_flows:
             self.tcp[flow.key] = flow
             self._events.append(TcpOpened(flow))

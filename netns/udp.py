@@ -25,14 +25,13 @@ class DatagramRelay(Protocol):
 class UdpFlow:
     """Datagrams between a port of the guest and one far port. Times are those of the stack's clock."""
 
-    __slots__ = ("far", "far_port", "guest", "guest_port", "key", "last_used", "published", "relay")
+    __slots__ = ("far", "far_port", "guest", "guest_port", "key", "last_used", "relay")
 
-    def __init__(self, guest: bytes, guest_port: int, far: bytes, far_port: int, *, published: bool) -> None:
+    def __init__(self, guest: bytes, guest_port: int, far: bytes, far_port: int) -> None:
         self.guest = guest
         self.guest_port = guest_port
         self.far = far
         self.far_port = far_port
-        self.published = published
         self.key = flow_key(guest, far, guest_port, far_port)
         self.last_used = 0.0
         self.relay: DatagramRelay | None = None

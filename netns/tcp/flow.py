@@ -42,19 +42,16 @@ class TcpFlow:
     """One connection between the guest and a far end. `key` is guest and far address, guest and far port, packed."""
 
     __slots__ = (
-        "_ip_sum", "_pseudo", "connection", "far", "far_port", "guest", "guest_port", "key", "published", "relay",
+        "_ip_sum", "_pseudo", "connection", "far", "far_port", "guest", "guest_port", "key", "relay",
         "scheduled",
     )  # fmt: skip
 
-    def __init__(
-        self, guest: bytes, guest_port: int, far: bytes, far_port: int, connection: Connection, *, published: bool
-    ) -> None:
+    def __init__(self, guest: bytes, guest_port: int, far: bytes, far_port: int, connection: Connection) -> None:
         self.guest = guest
         self.guest_port = guest_port
         self.far = far
         self.far_port = far_port
         self.connection = connection
-        self.published = published
         self.key = flow_key(guest, far, guest_port, far_port)
         self.relay: Relay | None = None
         self.scheduled: float | None = None

@@ -86,6 +86,19 @@ def serve_once(answer: bytes) -> int:
     return int(listener.getsockname()[1])
 
 
+def test_a_signal_ends_it_and_the_capture_is_whole(guest: int, tmp_path: Path) -> None:
+    path, api = tmp_path / "pcap", tmp_path / "api"
+    words = [sys.executable, "-m", "netns", "-c", "-r", "1", "-a", str(api), "--pcap", str(path), str(guest)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, env=ENVIRONMENT) as process:
+        assert process.stdout is not None and process.stdout.read(1) == b"1"
+        assert "1 packets received" in in_guest(guest, "busybox", "ping", "-c", "1", "10.0.2.2")
+        process.terminate()
+        assert process.wait(20) == 0
+    assert not api.exists()
+    data = path.read_bytes()
+    assert data[:4] == (0xA1B2C3D4).to_bytes(4, sys.byteorder) and data.count(b"\x08\x00\x45\x00") >= 2
+
+
 def test_by_path_and_unconfigured(guest: int) -> None:
     with slirp("--netns-type=path", f"--userns-path=/proc/{guest}/ns/user", f"/proc/{guest}/ns/net", "tap7"):
         assert "state DOWN" in in_guest(guest, "ip", "link", "show", "tap7")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from netns.process import PublishedPort, Settings
-from netns.wire import icmp
+from netns.wire import icmp, icmpv6
 from netns.wire.dhcp import DhcpMessage
 from netns.wire.icmp import IcmpMessage
 from tests.netns.network import (
@@ -157,6 +157,20 @@ def test_no_name_server_is_said_at_once() -> None:
     on_a_host(work)
 
 
+def ping6(address: str, payload: bytes) -> bytes | None:
+    with socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6) as sock:
+        sock.settimeout(2)
+        sock.connect((address, 0))
+        sock.send(struct.pack("!BBHHH", icmpv6.ECHO_REQUEST, 0, 0, 4711, 3) + payload)
+        try:
+            while True:
+                data = sock.recv(65535)
+                if data[0] == icmpv6.ECHO_REPLY and data[4:8] == struct.pack("!HH", 4711, 3):
+                    return data[8:]
+        except TimeoutError:
+            return None
+
+
 def ping(address: str, payload: bytes) -> bytes | None:
     with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as sock:
         sock.settimeout(2)
@@ -179,6 +193,8 @@ def test_pings() -> None:
             assert network.run(lambda: ping(GATEWAY, b"gateway")) == b"gateway"
             assert network.run(lambda: ping(RESOLVER, bytes(20000))) == bytes(20000)
             assert network.run(lambda: ping(HOST, b"beyond")) == b"beyond"
+            assert network.run(lambda: ping6(GATEWAY6, b"gateway")) == b"gateway"
+            assert network.run(lambda: ping6(HOST6, b"beyond")) == b"beyond"
 
     on_a_host(work)
 

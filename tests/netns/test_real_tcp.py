@@ -151,7 +151,6 @@ def test_the_hosts_loopback_is_out_of_reach_by_default() -> None:
             assert network.run(lambda: connection_error(GATEWAY, port)) == errno.ECONNREFUSED
             assert network.run(lambda: connection_error(GATEWAY6, port6)) == errno.ECONNREFUSED
             assert network.run(lambda: connection_error("10.0.2.3", port)) == errno.ECONNREFUSED
-            assert network.run(lambda: connection_error("10.0.2.77", port)) == errno.EHOSTUNREACH  # nobody answers ARP
             assert network.run(lambda: connection_error(HOST, outside)) == 0
 
     on_a_host(work)

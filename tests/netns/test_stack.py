@@ -259,7 +259,7 @@ def test_datagrams_make_flows_that_expire() -> None:
 
 def test_flows_of_datagrams_are_bounded() -> None:
     flows = UdpFlows(limit=2)
-    first, second, third = (UdpFlow(GUEST, port, FAR, 53, published=False) for port in (1, 2, 3))
+    first, second, third = (UdpFlow(GUEST, port, FAR, 53) for port in (1, 2, 3))
     assert flows.add(first, 0.0) is None
     assert flows.add(second, 0.0) is None
     flows.use(first.key, 1.0)
