@@ -82,13 +82,17 @@ class Running:
 class Network:
     """A guest (a process in user and network namespaces of its own) and the process that serves its network."""
 
-    def __init__(self, settings: Settings | None = None) -> None:
+    def __init__(self, settings: Settings | None = None, *, prepare: Callable[[], object] | None = None) -> None:
+        """`prepare` runs in the guest's namespaces before the network is made."""
         self.settings = settings or Settings(disable_host_loopback=False)
+        self._prepare = prepare
 
     def __enter__(self) -> Network:
         self.reservations = process.reserve_ports(self.settings)
         self._guest = self._fork_guest()
         self.pidfd = os.pidfd_open(self._guest)
+        if self._prepare is not None:
+            self.run(self._prepare)
         tap_fd = process.open_tap(self.pidfd, self.settings)
         ready, ready_write = os.pipe()
         self.control, control = socket.socketpair()

@@ -101,6 +101,37 @@ class TestServing:
 
         in_namespaces(work)
 
+    def test_a_guest_without_ipv6_gets_ipv4(self) -> None:
+        def work() -> None:
+            def forbid() -> None:
+                with open("/proc/sys/net/ipv6/conf/default/disable_ipv6", "w") as file:
+                    file.write("1")
+
+            def look() -> str:
+                words = ["ip", "-brief", "address", "show", "tap0"]
+                return subprocess.run(words, capture_output=True, text=True, check=True).stdout
+
+            with Network(prepare=forbid) as network:
+                text = network.run(look)
+                assert "10.0.2.100/24" in text and "fd00" not in text
+
+        on_a_host(work)
+
+    def test_the_device_may_go_down_and_up(self) -> None:
+        def work() -> None:
+            port = serve_tcp("127.0.0.1", lambda connection: connection.sendall(b"hello"))
+
+            def flap() -> bytes:
+                for words in ("link set tap0 down", "link set tap0 up", f"route add default via {GATEWAY}"):
+                    subprocess.run(["ip", *words.split()], check=True)
+                with connect(GATEWAY, port) as sock:
+                    return sock.recv(10)
+
+            with Network() as network:
+                assert network.run(flap) == b"hello"
+
+        on_a_host(work)
+
     def test_only_loopback(self) -> None:
         def work() -> None:
             with Network() as network:
