@@ -27,6 +27,7 @@ from .settings import Settings, from_environment
 
 T = TypeVar("T")
 
+_PRACTICE = 16  # times; enough for CPython to have specialised the code, see warm.practise
 _FIRST_MESSAGE_LIMIT = 8 << 20  # bytes; the kernel's own limit for argv and environment is 2 MiB by default
 
 
@@ -242,6 +243,9 @@ def preload() -> None:
     command_line.preload()
     run.prepare()
     warm.up()
+    for _ in range(_PRACTICE):
+        touch()
+        warm.practise()
 
 
 def touch() -> None:
