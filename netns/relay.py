@@ -201,7 +201,8 @@ class TcpRelay:
         connection = self._flow.connection
         sock = self._sock
         if connection.received:
-            pieces, connection.received = connection.received, []
+            pieces = connection.received.copy()
+            connection.received.clear()
             if sock is not None:
                 try:
                     for piece in pieces:

@@ -204,7 +204,7 @@ class Stack:
         tcp = isinstance(flow, TcpFlow)
         protocol = PROTOCOL_TCP if tcp else PROTOCOL_UDP
         # The guest's kernel finds the socket by the quoted ports, and for TCP checks the quoted sequence number.
-        seq = flow.connection.rcv_nxt - 1 & _MASK if isinstance(flow, TcpFlow) else 0x00080000
+        seq = flow.connection.window.nxt - 1 & _MASK if isinstance(flow, TcpFlow) else 0x00080000
         quoted = struct.pack("!HHI", flow.guest_port, flow.far_port, seq)
         gateway = self.addresses.gateway if len(flow.guest) == 4 else self.addresses.gateway6
         if gateway is None:
@@ -354,7 +354,7 @@ class Stack:
     def _may_be_replaced(self, flow: TcpFlow, syn: TcpSegment) -> bool:
         """Whether `syn` starts a new connection on the ports of one in TIME-WAIT (RFC 9293 section 3.6.1)."""
         connection = flow.connection
-        return connection.state is State.TIME_WAIT and 0 < syn.seq - connection.rcv_nxt & _MASK < 0x80000000
+        return connection.state is State.TIME_WAIT and 0 < syn.seq - connection.window.nxt & _MASK < 0x80000000
 
     def _on_unknown_tcp(self, source: bytes, destination: bytes, segment: TcpSegment, now: float) -> None:
         flags = segment.flags

@@ -22,7 +22,7 @@ The other end is a kernel on the same machine, behind a device that moves 64 KiB
 
 from __future__ import annotations
 
-from netns.tcp.reassembly import Reassembly
+from netns.tcp.receive_window import UNSCALED_LIMIT, ReceiveWindow
 from netns.tcp.send_buffer import SendBuffer
 from netns.tcp.state import Signal, State
 from netns.tcp.timeout import RetransmissionTimeout
@@ -56,30 +56,26 @@ class Connection:
     """One end of a connection. `mss` is what this end announces; `capacity` bounds each direction's buffer in bytes."""
 
     __slots__ = (
-        "_ack_now", "_allowance", "_duplicates", "_fin_at", "_fin_queued", "_fin_seq", "_iss", "_last_heard",
-        "_max_window", "_mss_offer", "_peer_scale", "_probe_at", "_probed_at", "_probes", "_reassembly",
-        "_recover", "_resend", "_retries", "_rst", "_rto", "_rto_at", "_sampled", "_sampled_at", "_scaled",
-        "_syn_sent", "_time_wait_at", "_wl1", "_wl2", "buffer", "capacity", "max_segment", "mss", "rcv_adv",
-        "rcv_nxt", "received", "signals", "snd_max", "snd_nxt", "snd_una", "snd_wnd", "state", "unconsumed",
+        "_ack_now", "_allowance", "_duplicates", "_fin_queued", "_fin_seq", "_iss", "_last_heard",
+        "_max_window", "_mss_offer", "_peer_scale", "_probe_at", "_probed_at", "_probes", "_recover",
+        "_resend", "_retries", "_rst", "_rto", "_rto_at", "_sampled", "_sampled_at", "_scaled", "_syn_sent",
+        "_time_wait_at", "_wl1", "_wl2", "buffer", "capacity", "max_segment", "mss", "signals", "snd_max",
+        "snd_nxt", "snd_una", "snd_wnd", "state", "window",
     )  # fmt: skip
 
     def __init__(self, *, iss: int, mss: int, capacity: int) -> None:
         self.state = State.CLOSED
         self.capacity = capacity
         self.mss = self.max_segment = DEFAULT_MSS  # the peer's, and the most that is sent in one segment
-        self.received: list[Buffer] = []
         self.signals: list[Signal] = []
-        self.unconsumed = 0
         self._mss_offer = mss
         self._iss = iss
         self.snd_una = self.snd_nxt = self.snd_max = iss
         self.snd_wnd = 0
         self._max_window = 0
         self._wl1 = self._wl2 = 0
-        self.rcv_nxt = self.rcv_adv = 0
+        self.window = ReceiveWindow(capacity, mss)
         self.buffer = SendBuffer(iss + 1)
-        self._reassembly = Reassembly()
-        self._fin_at: int | None = None  # where the peer's stream ends
         self._fin_queued = False
         self._fin_seq: int | None = None  # where ours does, once sent
         self._syn_sent = False
@@ -102,6 +98,11 @@ class Connection:
         self._last_heard = 0.0
         self._probed_at = 0.0
 
+    @property
+    def received(self) -> list[Buffer]:
+        """Bytes in order, for the owner to pass on; whoever takes them clears the list."""
+        return self.window.delivered
+
     @classmethod
     def passive(cls, syn: TcpSegment, now: float, *, iss: int, mss: int, capacity: int) -> Connection:
         """A connection that holds the peer's `syn` unanswered (LISTEN)."""
@@ -123,7 +124,7 @@ class Connection:
     def __repr__(self) -> str:
         return (
             f"<Connection {self.state.name} una={self.snd_una} nxt={self.snd_nxt} wnd={self.snd_wnd}"
-            f" buffered={len(self.buffer)} rcv={self.rcv_nxt} unconsumed={self.unconsumed}>"
+            f" buffered={len(self.buffer)} rcv={self.window.nxt} unconsumed={self.window.unconsumed}>"
         )
 
     # What the owner decides
@@ -137,9 +138,9 @@ class Connection:
         if self.state in (State.CLOSED, State.TIME_WAIT):
             pass
         elif self.state is State.LISTEN:
-            self._rst = TcpSegment(0, self.rcv_nxt & _MASK, RST | ACK, 0)
+            self._rst = TcpSegment(0, self.window.nxt & _MASK, RST | ACK, 0)
         elif self.state is not State.SYN_SENT or self._syn_sent:
-            self._rst = TcpSegment(self.snd_max & _MASK, self.rcv_nxt & _MASK, RST | ACK, 0)
+            self._rst = TcpSegment(self.snd_max & _MASK, self.window.nxt & _MASK, RST | ACK, 0)
         self._enter_closed()
 
     def send_room(self) -> int:
@@ -157,8 +158,9 @@ class Connection:
 
     def consumed(self, count: int) -> None:
         """The owner passed on `count` received bytes: the window may open."""
-        self.unconsumed -= count
-        if self._window_edge() != self.rcv_adv:
+        window = self.window
+        window.unconsumed -= count
+        if window.next_edge() != window.edge:
             self._ack_now = True
 
     # What the peer sends
@@ -178,23 +180,21 @@ class Connection:
         if state is State.CLOSED:
             return
         flags = segment.flags
-        seq = self.rcv_nxt + _distance(segment.seq, self.rcv_nxt)
-        end = seq + segment.length
-        acceptable = seq <= self.rcv_adv and (
-            end > self.rcv_nxt or (seq >= self.rcv_nxt and not segment.length) or (flags & FIN and end == self.rcv_nxt)
-        )
+        window = self.window
+        seq = window.nxt + _distance(segment.seq, window.nxt)
+        acceptable = window.accepts(seq, segment.length, fin=bool(flags & FIN))
         if not acceptable:
             if flags & RST:
                 return
-            if state is State.SYN_RECEIVED and flags & SYN and seq == self.rcv_nxt - 1:
+            if state is State.SYN_RECEIVED and flags & SYN and seq == window.nxt - 1:
                 self._resend = True
                 return
             self._ack_now = True
             # An acknowledgement is good whatever carries it, such as a keep-alive or a duplicate.
-            if seq < self.rcv_nxt - self.capacity or not flags & ACK:
+            if seq < window.nxt - self.capacity or not flags & ACK:
                 return
         elif flags & RST:
-            if seq == self.rcv_nxt:
+            if seq == window.nxt:
                 self._finish(Signal.RESET)
             else:
                 self._ack_now = True  # RFC 5961 section 3.2
@@ -209,18 +209,19 @@ class Connection:
         if self.state not in _RECEIVING:
             return
         if segment.length:
-            self._on_payload(segment.payload[0], seq, end)
+            window.take(segment.payload[0], seq)
+            self._ack_now = True
         if flags & FIN:
-            self._fin_at = end
-        if self._fin_at is not None and self._fin_at == self.rcv_nxt:
+            window.end_at(seq + segment.length)
+        if window.take_fin():
             self._on_fin(now)
 
     def _take_syn(self, syn: TcpSegment) -> None:
-        self.rcv_nxt = self.rcv_adv = syn.seq + 1
         self.mss = min(self._mss_offer, max(64, syn.mss if syn.mss is not None else DEFAULT_MSS))
         self.max_segment = max(self.mss, _MAX_SEGMENT // self.mss * self.mss)
         self._scaled = syn.scale is not None
         self._peer_scale = syn.scale or 0
+        self.window.start(syn.seq + 1, scaled=self._scaled)
         self.snd_wnd = syn.window  # never scaled in a SYN (RFC 7323 section 2.2)
         self._wl1 = syn.seq
 
@@ -238,7 +239,7 @@ class Connection:
         if not flags & SYN:
             return
         self._take_syn(segment)
-        self.rcv_adv = self.rcv_nxt + min(self.capacity, 65535)  # what our SYN announced
+        self.window.announce_at_once()  # as our SYN did
         if good_ack:
             self.snd_una = self._iss + 1
             self._wl2 = self.snd_una
@@ -248,7 +249,7 @@ class Connection:
             self._ack_now = True
             self.signals.append(Signal.CONNECTED)
             if segment.length:
-                self._on_payload(segment.payload[0], self.rcv_nxt, self.rcv_nxt + segment.length)
+                self.window.take(segment.payload[0], self.window.nxt)
         else:
             self.state = State.SYN_RECEIVED  # simultaneous open
             self._resend = True
@@ -313,31 +314,7 @@ class Connection:
                 self._allowance += ack - una
         self._rto_at = now + self._rto.value if self.snd_max > ack else None
 
-    def _on_payload(self, payload: Buffer, seq: int, end: int) -> None:
-        self._ack_now = True
-        if end > self.rcv_adv:
-            payload = payload[: max(0, self.rcv_adv - seq)]
-        if seq > self.rcv_nxt:
-            if payload:
-                self._reassembly.add(seq, payload)
-            return
-        if seq < self.rcv_nxt:
-            payload = payload[self.rcv_nxt - seq :]
-        if not payload:
-            return
-        self._deliver(payload)
-        while self._reassembly and (piece := self._reassembly.take(self.rcv_nxt)) is not None:
-            self._deliver(piece)
-
-    def _deliver(self, data: Buffer) -> None:
-        self.rcv_nxt += len(data)
-        self.unconsumed += len(data)
-        self.received.append(data)
-
     def _on_fin(self, now: float) -> None:
-        self._fin_at = None
-        self.rcv_nxt += 1
-        self.rcv_adv = max(self.rcv_adv, self.rcv_nxt)
         self._ack_now = True
         if self.state is State.ESTABLISHED:
             self.state = State.CLOSE_WAIT
@@ -371,7 +348,7 @@ class Connection:
         self._rto_at = self._probe_at = self._time_wait_at = None
         self._ack_now = self._resend = False
         self.buffer.clear()
-        self._reassembly.clear()
+        self.window.clear()
 
     # What is to be sent
 
@@ -426,20 +403,18 @@ class Connection:
 
     def _give_up(self, result: list[TcpSegment]) -> None:
         if self._syn_sent:
-            result.append(TcpSegment(self.snd_max & _MASK, self.rcv_nxt & _MASK, RST | ACK, 0))
+            result.append(TcpSegment(self.snd_max & _MASK, self.window.nxt & _MASK, RST | ACK, 0))
         self._finish(Signal.TIMED_OUT)
 
     def _emit_syn(self, now: float, result: list[TcpSegment]) -> None:
         if self._syn_sent and not self._resend:
             return
         active = self.state is State.SYN_SENT
-        window = min(self.capacity, 65535)
-        if not active:
-            self.rcv_adv = max(self.rcv_adv, self.rcv_nxt + window)
+        window = min(self.capacity, UNSCALED_LIMIT) if active else self.window.announce_at_once()
         result.append(
             TcpSegment(
                 self._iss & _MASK,
-                0 if active else self.rcv_nxt & _MASK,
+                0 if active else self.window.nxt & _MASK,
                 SYN if active else SYN | ACK,
                 window,
                 mss=self._mss_offer,
@@ -502,18 +477,10 @@ class Connection:
             self._rto_at = now + self._rto.value
 
     def _segment(self, seq: int, flags: int, payload: list[Buffer], length: int) -> TcpSegment:
-        edge = self._window_edge()
-        self.rcv_adv = edge
-        window = edge - self.rcv_nxt
-        window = min(65535, window >> _SCALE) if self._scaled else min(65535, window)
+        window = self.window.announce()
+        window = min(UNSCALED_LIMIT, window >> _SCALE if self._scaled else window)
         self._ack_now = False
-        return TcpSegment(seq & _MASK, self.rcv_nxt & _MASK, flags, window, payload, length)
-
-    def _window_edge(self) -> int:
-        """The right edge to announce; it never retreats, and advances by worthwhile steps (RFC 9293, 3.8.6.2.2)."""
-        capacity = self.capacity if self._scaled else min(self.capacity, 65535)
-        edge = self.rcv_nxt + max(0, capacity - self.unconsumed)
-        return edge if edge - self.rcv_adv >= min(capacity // 2, self._mss_offer) else self.rcv_adv
+        return TcpSegment(seq & _MASK, self.window.nxt & _MASK, flags, window, payload, length)
 
     def _keepalive_at(self) -> float:
         return self._probed_at + _KEEPALIVE_INTERVAL if self._probes else self._last_heard + _KEEPALIVE_IDLE

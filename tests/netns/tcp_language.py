@@ -104,4 +104,4 @@ class Dialogue:
 
     def consume(self) -> None:
         """The owner passes on everything it got."""
-        self.connection.consumed(self.connection.unconsumed)
+        self.connection.consumed(self.connection.window.unconsumed)

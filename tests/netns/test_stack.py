@@ -354,7 +354,7 @@ def test_nothing_that_a_guest_sends_raises(seed: int) -> None:
             elif isinstance(event, TcpReceived):
                 event.flow.connection.received.clear()
                 event.flow.connection.signals.clear()
-                event.flow.connection.consumed(event.flow.connection.unconsumed)
+                event.flow.connection.consumed(event.flow.connection.window.unconsumed)
         for frame_out in stack.poll(now):
             assert len(b"".join(frame_out)) >= 24
         now += chance.random() * 3

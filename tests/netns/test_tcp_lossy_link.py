@@ -76,8 +76,8 @@ class Link:
         end.received.clear()
         self.signals[side] += end.signals
         end.signals.clear()
-        if end.unconsumed and self.random.random() < 0.7:
-            end.consumed(self.random.randint(1, end.unconsumed))
+        if end.window.unconsumed and self.random.random() < 0.7:
+            end.consumed(self.random.randint(1, end.window.unconsumed))
 
 
 @pytest.mark.parametrize("seed", range(12))
