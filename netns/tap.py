@@ -16,7 +16,7 @@ import struct
 import threading
 from collections.abc import Callable
 
-from netns import netlink, syscalls
+from netns import chatter, netlink, syscalls
 from netns.errors import NetworkError
 from netns.settings import Addresses, Settings
 from netns.syscalls import Namespace
@@ -68,6 +68,7 @@ def _create(settings: Settings, configure: bool) -> int:
         fcntl.ioctl(fd, _TUNSETIFF, struct.pack("16sH22x", settings.interface.encode(), flags))
         fcntl.ioctl(fd, _TUNSETOFFLOAD, _OFFLOADS)
         if configure:
+            chatter.drop(fd)
             _configure(socket.if_nametoindex(settings.interface), settings, settings.addresses())
     except BaseException:
         os.close(fd)
