@@ -182,8 +182,12 @@ class TcpForwarder:
                     return
                 continue  # the client is gone already
             sock.setblocking(False)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            try:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            except OSError:
+                sock.close()  # the client is gone already
+                continue
             first, second = self._clients.families(client[0])
             if not self._connect(sock, client, (first, second)):
                 sock.close()
