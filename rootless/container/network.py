@@ -105,8 +105,3 @@ def start(network: Network, reserved: Reserved) -> Server | None:
     theirs.close()
     reserved.close()
     return Server(child, ours, ready)
-
-
-def loopback_only(namespace: int) -> None:
-    """For a container without a network: its own loopback interface is up all the same."""
-    netns.process.loopback_up(namespace)

@@ -95,8 +95,6 @@ async def supervise(container: Container, attendance: Attendance) -> int:
                 attendance.init = init
                 if uplink is not None and init.netns is not None:
                     await uplink.attach(init.netns)
-                elif init.netns is not None:
-                    network.loopback_only(init.netns)
                 await init.created()
                 if init.master is not None:
                     streams.set_master(os.dup(init.master))

@@ -13,6 +13,7 @@ import os
 import resource
 import signal
 import socket
+import struct
 from collections.abc import Callable
 from typing import Any, Final, NoReturn
 
@@ -28,6 +29,8 @@ from rootless.syscalls import Prctl, Resolve, TreeFlag
 
 _OF_FD: Final = TreeFlag.CLONE | TreeFlag.EMPTY_PATH
 _FAILED: Final = 125
+_SIOCSIFFLAGS: Final = 0x8914
+_IFF_UP: Final = 1
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -148,6 +151,12 @@ def _names(_: Context, step: steps.Names) -> None:
         syscalls.setdomainname(step.domain)
 
 
+def _loopback(_: Context, __: steps.Loopback) -> None:
+    """netdevice(7). struct ifreq is a name of 16 bytes and, here, flags."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as any_socket:
+        fcntl.ioctl(any_socket, _SIOCSIFFLAGS, struct.pack("16sh22x", b"lo", _IFF_UP))
+
+
 def _keyring(_: Context, __: steps.Keyring) -> None:
     try:
         syscalls.join_session_keyring()
@@ -263,6 +272,7 @@ _RUN: Final[dict[type[Step], Callable[[Context, Any], None]]] = {
     **filesystem.RUN,
     steps.Sysctl: _sysctl,
     steps.Names: _names,
+    steps.Loopback: _loopback,
     steps.Keyring: _keyring,
     steps.Session: _session,
     steps.Terminal: _terminal,

@@ -235,6 +235,9 @@ def compile(
     middle.append(steps.Keyring())
     if compiler.has(NamespaceType.UTS) and (spec.hostname is not None or spec.domainname is not None):
         middle.append(steps.Names(spec.hostname, spec.domainname))
+    network = linux.namespace(NamespaceType.NETWORK)
+    if network is not None and not network.path:
+        middle.append(steps.Loopback())
     terminal = process is not None and process.terminal
     middle.append(steps.Session())
     if terminal and process is not None:

@@ -164,6 +164,13 @@ class Names(Step, frozen=True):
         return f"set the host name to {self.host!r}"
 
 
+class Loopback(Step, frozen=True):
+    """Set the loopback interface of a new network namespace up, as runc and crun do."""
+
+    def __str__(self) -> str:
+        return "set the loopback interface up"
+
+
 class Keyring(Step, frozen=True):
     """A session keyring of its own, so that the user's keys stay out of reach."""
 
