@@ -12,9 +12,12 @@ RESOLVER = "10.0.2.3"
 HOST_NAMES = ("host.containers.internal", "host.docker.internal")
 
 
-def hosts(host_file: str, network: Network, *, hostname: str, name: str) -> str:
-    """Podman's order: what the user added, the host's own lines, the names of this machine, the container's names."""
-    gateway = GATEWAY if network.mode == "user" else "127.0.0.1"
+def hosts(host_file: str, network: Network, *, host: str | None, hostname: str, name: str) -> str:
+    """Podman's order: what the user added, the host's own lines, the names of this machine, the container's names.
+
+    `host` is an address of this machine that a container in a user-mode network reaches; None where it has none.
+    """
+    gateway = (host or GATEWAY) if network.mode == "user" else "127.0.0.1"
     lines = []
     for entry in network.add_hosts:
         extra, _, address = entry.partition(":")

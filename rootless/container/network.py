@@ -13,6 +13,7 @@ from netns.settings import PublishedPort, Settings
 
 from ..errors import HostError
 from .children import Child, fork_child, read_ready
+from .etcfiles import GATEWAY
 from .options import Published
 from .record import Network
 
@@ -59,6 +60,12 @@ def reserve(network: Network) -> Reserved:
         return Reserved(settings, netns.process.reserve_ports(settings))
     except NetworkError as error:
         raise HostError(str(error)) from error
+
+
+def host(network: Network) -> str | None:
+    """Under which address a container reaches this machine: the gateway's where that leads to the host's loopback
+    interface, else the machine's own as the rest of the world sees it; None where it has none."""
+    return GATEWAY if network.host_loopback else netns.process.host_address()
 
 
 class Server:

@@ -19,7 +19,7 @@ from ..runtime import spec as runtime_spec
 from ..runtime.idmap import IdMaps
 from ..runtime.rootdir import RootDir
 from ..runtime.user import Resolved, parse_group, parse_passwd, resolve_user
-from . import etcfiles
+from . import etcfiles, network
 from .containers import Container
 from .record import MountPoint, Record
 from .volumes import Volume, chown_tree
@@ -107,10 +107,15 @@ def _limits(record: Record) -> Sequence[Rlimit]:
 def _own_files(container: Container, record: Record) -> list[Mount]:
     """/etc/hosts, /etc/hostname and /etc/resolv.conf, unless the user mounts something there."""
     taken = {point.destination for point in record.mounts}
+    hosts = etcfiles.hosts(
+        etcfiles.read_host_file("/etc/hosts"),
+        record.network,
+        host=network.host(record.network),
+        hostname=record.hostname,
+        name=record.name,
+    )
     contents = {
-        "hosts": etcfiles.hosts(
-            etcfiles.read_host_file("/etc/hosts"), record.network, hostname=record.hostname, name=record.name
-        ),
+        "hosts": hosts,
         "hostname": record.hostname + "\n",
         "resolv.conf": etcfiles.resolv_conf(etcfiles.read_host_file("/etc/resolv.conf"), record.network),
     }

@@ -39,7 +39,7 @@ def practise() -> None:
     log = LogWriter(os.devnull)
     log.write("stdout", b"\n", 0)
     log.close()
-    hosts = etcfiles.hosts("127.0.0.1 localhost\n", Network(mode="user"), hostname="host", name="name")
+    hosts = etcfiles.hosts("127.0.0.1 localhost\n", Network(mode="user"), host=None, hostname="host", name="name")
     made = spec.default_spec(
         args=("true",),
         env={"PATH": hosts[:1]},
