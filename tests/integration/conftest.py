@@ -49,10 +49,14 @@ def box(shared_rcontain: Rcontain, demo: str, driver: str) -> Rcontain:
 
 
 @pytest.fixture(scope="module")
-def auto_box(shared_rcontain: Rcontain, demo: str) -> Rcontain:
+def auto_box(launcher: Path, demo: str) -> Iterator[Rcontain]:
     """The command with the demo image pulled, for what has nothing to do with the storage driver."""
-    shared_rcontain("pull", "-q", demo)
-    return shared_rcontain
+    command = Rcontain(launcher)
+    command("pull", "-q", demo)
+    yield command
+    left = command.finish()
+    if left:
+        pytest.fail("rcontain left behind:\n  " + "\n  ".join(left), pytrace=False)
 
 
 @pytest.fixture
@@ -63,6 +67,7 @@ def clean(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     left = residue(command)
     if left:
+        command("rm", "--all", "--force", "--time", "0", check=False)  # the next test is not to suffer for it
         pytest.fail("rcontain left behind:\n  " + "\n  ".join(left), pytrace=False)
 
 

@@ -31,7 +31,7 @@ def _files(command: Rcontain, containers: frozenset[str]) -> list[str]:
     found += [f"living container {entry.name}" for entry in _entries(live)]
     found = [line for line in found if line.rpartition(" ")[2] not in containers]
     found += [f"name {entry.name}" for entry in _entries(names) if os.readlink(entry) not in containers]
-    found += [f"workspace {entry}" for entry in _entries(data / "tmp") if entry.name != "lock"]
+    found += [f"workspace {entry}" for entry in _entries(data / "tmp") if entry.suffix != ".lock" and entry.name != "lock"]
     found += [f"file {entry}" for entry in _entries(data) if ".tmp" in entry.name or entry.name.startswith("probe-")]
     return found
 
@@ -44,28 +44,40 @@ def _entries(directory: Path) -> list[Path]:
 
 
 def _processes(command: Rcontain) -> list[str]:
-    """A zombie holds nothing, and how soon the system's own process 1 looks after one is not ours to say."""
-    engine = engine_pid(command)
-    found = command.processes().items()
-    return [f"process {pid}: {words}" for pid, words in found if pid != engine and not _is_zombie(pid)]
-
-
-def _is_zombie(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
+    at_home = engine_processes(command)
+    return [f"process {pid}: {words}" for pid, words in command.processes().items() if pid not in at_home]
 
 
 def engine_pid(command: Rcontain) -> int | None:
-    """The engine of a command's directories: the process that has their runtime directory and the engine's name."""
-    found = []
+    """The engine of a command's directories: the process of its name that belongs to nobody."""
+    return min((pid for pid, parent in _named(command).items() if parent == 1), default=None)
+
+
+def engine_processes(command: Rcontain) -> set[int]:
+    """The engine, and the one session that it has forked ahead of the next client."""
+    named = _named(command)
+    engine = engine_pid(command)
+    if engine is None:
+        return set()
+    spare = max((pid for pid, parent in named.items() if parent == engine), default=engine)
+    return {engine, spare}
+
+
+def _named(command: Rcontain) -> dict[int, int]:
+    """Processes with the engine's name, and their parents."""
+    found = {}
     for pid in command.processes():
         try:
-            name = Path(f"/proc/{pid}/comm").read_text().strip()
-            parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+            if Path(f"/proc/{pid}/comm").read_text().strip() == "rc-engine":
+                found[pid] = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
         except (FileNotFoundError, ProcessLookupError):
             continue
-        if name == "rc-engine" and parent == 1:
-            found.append(pid)
-    return min(found, default=None)
+    return found
+
+
+def client_pid(command: Rcontain, word: str) -> int:
+    """The client whose command line has this word."""
+    for pid, words in command.processes().items():
+        if str(command.launcher) in words and word in words.split():
+            return pid
+    raise AssertionError(f"no client has {word!r} in its command line")

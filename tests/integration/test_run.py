@@ -101,9 +101,12 @@ def test_layers_owners_and_modes(box: Rcontain, demo: str) -> None:
     ]  # fmt: skip
 
 
-def test_a_directory_that_a_layer_only_implies(box: Rcontain, demo: str) -> None:
-    """The topmost layer has files in /srv and no entry for /srv itself, so that is as the layer below has it."""
-    assert sh(box, demo, "stat -c '%a %u:%g' /srv") == "2775 0:50"
+def test_a_directory_that_a_layer_only_implies(box: Rcontain, demo: str, driver: str) -> None:
+    """The topmost layer has files in /srv and no entry for /srv itself, so that is as the layer below has it.
+
+    An extracted tree cannot say so: there it is a new directory, as with Podman.
+    """
+    assert sh(box, demo, "stat -c '%a %u:%g' /srv") == {"fuse": "2775 0:50", "overlay": "755 0:0"}[driver]
 
 
 def test_hard_links_are_one_file(box: Rcontain, demo: str) -> None:

@@ -119,9 +119,11 @@ class Rcontain:
         """Living processes of ours with their command lines.
 
         Those are the ones whose command line or environment names our directory, and, since a container's own processes
-        name nothing of ours, every process of this login that came since and is in another user namespace.
+        name nothing of ours, every process of this login that came since and is in another user namespace. A zombie
+        holds nothing any more, and how soon process 1 of this machine looks after it is not ours to say.
         """
-        return {pid: command_line(pid) for pid in _pids() - {os.getpid()} if self._is_ours(pid)}
+        found = [pid for pid in _pids() - {os.getpid()} if self._is_ours(pid) and not _is_zombie(pid)]
+        return {pid: command_line(pid) for pid in found}
 
     def _is_ours(self, pid: int) -> bool:
         environment = _read(f"/proc/{pid}/environ")
@@ -169,6 +171,11 @@ class Rcontain:
 
 def _pids() -> set[int]:
     return {int(name) for name in os.listdir("/proc") if name.isdigit()}
+
+
+def _is_zombie(pid: int) -> bool:
+    """proc(5), stat, field 3; one that is gone by now counts too."""
+    return _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()[:1] in ([b"Z"], [b"X"], [])
 
 
 def _is_contained(pid: int) -> bool:
