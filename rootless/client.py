@@ -138,7 +138,7 @@ def _start_process(*, once: bool) -> _socket.socket:
 def _converse(connection: _socket.socket, argv: list[bytes]) -> int | None:
     """Sends the command and waits for its end. None when it was certainly not begun and should be sent again."""
     saved = _terminal_settings()
-    previous = _forward_signals(connection)
+    previous = _forward_signals(connection, had_terminal=saved is not None)
     took_terminal = False
     accepted = False
     try:
@@ -205,7 +205,7 @@ def _working_directory() -> bytes:
         return b"/"
 
 
-def _forward_signals(connection: _socket.socket) -> list[tuple[int, Any]]:
+def _forward_signals(connection: _socket.socket, *, had_terminal: bool) -> list[tuple[int, Any]]:
     """Installs the handlers and returns the previous ones."""
 
     def forward(number: int, frame: object) -> None:
@@ -213,6 +213,8 @@ def _forward_signals(connection: _socket.socket) -> list[tuple[int, Any]]:
             connection.send(SIGNAL + bytes([number]))
         except OSError:
             pass  # the session has just ended: the loop above sees that too
+        if number == _signal.SIGHUP and had_terminal and _terminal_settings() is None:
+            os._exit(128 + number)  # our terminal has gone: nobody is there to see what comes
 
     def window(number: int, frame: object) -> None:
         try:

@@ -12,7 +12,15 @@ _VOLUME_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*\Z")
 _PROPAGATION = {"shared", "rshared", "slave", "rslave", "private", "rprivate", "unbindable", "runbindable"}
 _FLAGS = {"ro", "rw", "nosuid", "suid", "nodev", "dev", "noexec", "exec", "bind", "rbind", "noatime", "relatime"}
 _IGNORED = {"z", "Z", "cached", "delegated", "consistent", "idmap"}  # SELinux labels and Docker Desktop's hints
-_TMPFS_VALUES = {"size", "mode", "uid", "gid", "nr_inodes", "nr_blocks"}
+_NUMBER = r"\d+[kKmMgG]?"
+_TMPFS_VALUES = {  # tmpfs(5)
+    "size": rf"{_NUMBER}|\d+%",
+    "mode": r"[0-7]{1,4}",
+    "uid": r"\d+",
+    "gid": r"\d+",
+    "nr_inodes": _NUMBER,
+    "nr_blocks": _NUMBER,
+}
 _TMPFS_DEFAULTS = ("rprivate", "nosuid", "nodev")
 
 
@@ -93,9 +101,8 @@ def parse_mount(text: str, cwd: str) -> MountRequest:
             raise UsageError(f'the option "{key}" of the mount "{text}" is not known')
     if kind == "tmpfs":
         _check_destination(text, destination)
-        return MountRequest(
-            type="tmpfs", source="tmpfs", destination=destination, options=(*_TMPFS_DEFAULTS, *words, *values)
-        )
+        given = tuple(_tmpfs_option(word, text) for word in (*words, *values))
+        return MountRequest(type="tmpfs", source="tmpfs", destination=destination, options=(*_TMPFS_DEFAULTS, *given))
     if kind not in ("bind", "volume"):
         raise UsageError(f'the mount "{text}" has the type "{kind}"', hint="use bind, volume or tmpfs")
     if kind == "bind" and not source:
@@ -105,13 +112,20 @@ def parse_mount(text: str, cwd: str) -> MountRequest:
     return _request(text, source, destination, words, cwd)
 
 
+def _tmpfs_option(word: str, text: str) -> str:
+    name, equals, value = word.partition("=")
+    if name not in _TMPFS_VALUES and word not in _FLAGS:
+        raise UsageError(f'the option "{word}" of the tmpfs "{text}" is not known')
+    if equals and not re.fullmatch(_TMPFS_VALUES[name], value):
+        raise UsageError(f'the option "{word}" of the tmpfs "{text}" has a value that cannot be', hint="see tmpfs(5)")
+    return word
+
+
 def parse_tmpfs(text: str) -> MountRequest:
     """--tmpfs PATH[:OPTIONS]."""
     destination, _, words = text.partition(":")
     _check_destination(text, destination)
     options = list(_TMPFS_DEFAULTS)
     for word in words.split(",") if words else []:
-        if word.partition("=")[0] not in _TMPFS_VALUES and word not in _FLAGS:
-            raise UsageError(f'the option "{word}" of the tmpfs "{text}" is not known')
-        options.append(word)
+        options.append(_tmpfs_option(word, text))
     return MountRequest(type="tmpfs", source="tmpfs", destination=destination, options=tuple(options))

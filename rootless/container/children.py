@@ -57,18 +57,21 @@ def reap_killed() -> None:
         child.reap()
 
 
-def fork_child(name: str, function: Callable[[], None], *, keep: Collection[int]) -> Child:
-    """Runs `function` in a forked process that keeps the standard streams and the descriptors `keep`."""
+def fork_child(name: str, function: Callable[[], None], *, keep: Collection[int], log: str) -> Child:
+    """Runs `function` in a forked process that keeps the descriptors `keep`; its complaints go to the file `log`.
+
+    It has none of the client's streams: whoever reads those waits for the end of everybody that holds them.
+    """
     parent = os.getpid()
     sys.stdout.flush()
     sys.stderr.flush()
     pid = os.fork()
     if pid == 0:
-        _run(name, function, keep, parent)
+        _run(name, function, keep, parent, log)
     return Child(name, pid)
 
 
-def _run(name: str, function: Callable[[], None], keep: Collection[int], parent: int) -> NoReturn:
+def _run(name: str, function: Callable[[], None], keep: Collection[int], parent: int, log: str) -> NoReturn:
     code = 1
     try:
         syscalls.prctl(syscalls.Prctl.SET_PDEATHSIG, signal.SIGKILL)
@@ -80,9 +83,9 @@ def _run(name: str, function: Callable[[], None], keep: Collection[int], parent:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGIO, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
         null = os.open(os.devnull, os.O_RDWR)
-        for fd in (0, 1, 2):
-            if fd not in keep:
-                os.dup2(null, fd)
+        os.dup2(null, 0)
+        os.dup2(null, 1)
+        os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), 2)
         _close_all_but({0, 1, 2, *keep})
         function()
         code = 0

@@ -110,7 +110,7 @@ async def _mount_fuse(container: Container, record: Record, store: Store, target
             cache=cache,
         )
 
-    child = fork_child("fuse", serve, keep=(2, writing))
+    child = fork_child("fuse", serve, keep=(writing,), log=f"{container.live}/fuse.log")
     os.close(writing)
     answer = await read_ready(ready)
     if not answer.startswith(b"1"):

@@ -88,8 +88,11 @@ class Server:
             )
 
 
-def start(network: Network, reserved: Reserved) -> Server | None:
-    """Forks the process that will serve the network; None when the container is to have no network of ours."""
+def start(network: Network, reserved: Reserved, log: str) -> Server | None:
+    """Forks the process that will serve the network; None when the container is to have no network of ours.
+
+    `log` is the file for what that process complains of.
+    """
     if network.mode != "user":
         return None
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -107,7 +110,7 @@ def start(network: Network, reserved: Reserved) -> Server | None:
             return
         netns.process.serve(tap, reserved.settings, reserved.reservations, writing)
 
-    child = fork_child("net", serve, keep=(2, theirs.fileno(), writing, *fds))
+    child = fork_child("net", serve, keep=(theirs.fileno(), writing, *fds), log=log)
     os.close(writing)
     theirs.close()
     reserved.close()

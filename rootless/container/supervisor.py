@@ -75,7 +75,7 @@ async def supervise(container: Container, attendance: Attendance) -> int:
         stack.callback(reserved.close)
         stack.callback(life.reception.close)
         async with trio.open_nursery() as nursery:
-            uplink = network.start(record.network, reserved)
+            uplink = network.start(record.network, reserved, f"{container.live}/net.log")
             if uplink is not None:
                 nursery.start_soon(life.guard_network, uplink.child)
             mounted = await mounting.mount(container, record)

@@ -198,7 +198,12 @@ def _limits(_: Context, step: steps.Limits) -> None:
         kind = getattr(resource, one.type, None)
         if not isinstance(kind, int):
             raise OSError(errno.EINVAL, f"there is no resource limit {one.type}")
-        resource.setrlimit(kind, (_limit(one.soft), _limit(one.hard)))
+        try:
+            resource.setrlimit(kind, (_limit(one.soft), _limit(one.hard)))
+        except ValueError:  # for Python the answer EPERM is a bad value
+            hard = resource.getrlimit(kind)[1]
+            text = f"{one.type} cannot be raised above {hard}, the hard limit of whoever started the container"
+            raise OSError(errno.EPERM, text) from None
 
 
 def _limit(value: int) -> int:
