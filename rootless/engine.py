@@ -29,6 +29,7 @@ from .forkserver import Endpoint
 from .runtime import interpreter
 
 STARTING_SECONDS = 60
+GARBAGE_THRESHOLD = 50_000  # allocations; a start makes a tenth of that, and has no garbage worth looking for
 TITLE = b"rc-engine"
 
 
@@ -57,6 +58,7 @@ def main() -> NoReturn:
     _preload()
     gc.collect()
     gc.freeze()
+    gc.set_threshold(GARBAGE_THRESHOLD)
     server.serve()
 
 
