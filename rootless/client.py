@@ -69,7 +69,8 @@ def engine_name() -> str:
     """The file name, without suffix, of the engine of this user and host context.
 
     The context is everything that a container started through the engine would inherit from it: boot, namespaces,
-    cgroup; and the version of the code, so that an upgrade never talks to an old engine.
+    cgroup, hard limits (a session cannot raise them); and the version of the code, so that an upgrade never talks to
+    an old engine.
     """
     from _blake2 import blake2s
 
@@ -85,6 +86,7 @@ def engine_name() -> str:
             context.update(os.readlink(f"/proc/self/ns/{kind}").encode())
         except OSError:
             context.update(b"?")
+    context.update(b" ".join(b"%d" % hard for _, hard in _limits()))
     version = blake2s(__version__.encode(), digest_size=6)
     here = os.path.dirname(__file__)
     for directory in (here, f"{here}/cli", f"{here}/container", f"{here}/image", f"{here}/runtime", f"{here}/oci"):
@@ -174,8 +176,6 @@ def _converse(connection: _socket.socket, argv: list[bytes]) -> int | None:
 
 
 def _send_request(connection: _socket.socket, argv: list[bytes]) -> None:
-    import resource
-
     cwd = os.open(".", os.O_PATH | os.O_CLOEXEC)
     try:
         umask = os.umask(0)
@@ -186,7 +186,7 @@ def _send_request(connection: _socket.socket, argv: list[bytes]) -> None:
             [name + b"=" + value for name, value in os.environb.items()],
             umask,
             os.getpriority(os.PRIO_PROCESS, 0),
-            [resource.getrlimit(number) for number in range(LIMITS)],
+            _limits(),
             [0, 1, 2, cwd],
         )
         descriptors = b"".join(fd.to_bytes(4, sys.byteorder) for fd in request.fds)
@@ -196,6 +196,13 @@ def _send_request(connection: _socket.socket, argv: list[bytes]) -> None:
             connection.sendall(data[sent:])
     finally:
         os.close(cwd)
+
+
+def _limits() -> list[tuple[int, int]]:
+    """Soft and hard, by number."""
+    import resource
+
+    return [resource.getrlimit(number) for number in range(LIMITS)]
 
 
 def _working_directory() -> bytes:
