@@ -49,27 +49,27 @@ def _processes(command: Rcontain) -> list[str]:
 
 
 def engine_pid(command: Rcontain) -> int | None:
-    """The engine of a command's directories: the process of its name that belongs to nobody."""
-    return min((pid for pid, parent in _named(command).items() if parent == 1), default=None)
+    """The engine of a command's directories. Unlike the sessions that it forks it leads no session of its own."""
+    return next((pid for pid, (_, session) in _named(command).items() if session != pid), None)
 
 
 def engine_processes(command: Rcontain) -> set[int]:
     """The engine, and the one session that it has forked ahead of the next client."""
-    named = _named(command)
     engine = engine_pid(command)
     if engine is None:
         return set()
-    spare = max((pid for pid, parent in named.items() if parent == engine), default=engine)
+    spare = max((pid for pid, (parent, _) in _named(command).items() if parent == engine), default=engine)
     return {engine, spare}
 
 
-def _named(command: Rcontain) -> dict[int, int]:
-    """Processes with the engine's name, and their parents."""
+def _named(command: Rcontain) -> dict[int, tuple[int, int]]:
+    """Processes with the engine's name: their parents and sessions (proc(5), stat, fields 4 and 6)."""
     found = {}
     for pid in command.processes():
         try:
             if Path(f"/proc/{pid}/comm").read_text().strip() == "rc-engine":
-                found[pid] = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+                found[pid] = (int(fields[1]), int(fields[3]))
         except (FileNotFoundError, ProcessLookupError):
             continue
     return found
