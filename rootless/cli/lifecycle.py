@@ -7,13 +7,12 @@ from collections.abc import Iterable
 
 import click
 
-from ..container import control, ending, sweep
+from ..container import control, ending, signals, sweep
 from ..container.caller import Caller
 from ..container.containers import Container, Containers
 from ..container.control import NotAlive
 from ..errors import ContainerError, RcontainError, UsageError
 from .command import Command
-from .options import parse_signal
 from .session import pass_session
 
 _ALL = click.option("-a", "--all", "all_", is_flag=True, help="All containers.")
@@ -159,7 +158,7 @@ async def _stop_one(container: Container, number: int, seconds: float | None) ->
 @pass_session
 def kill(session: Caller, signal_: str, all_: bool, names: tuple[str, ...]) -> int:
     """Send a signal to running containers."""
-    number = parse_signal(signal_)
+    number = signals.parse(signal_)
     sweep.sweep(session.settings)
     errors: list[RcontainError] = []
     for name, container in _chosen(session, names, all_):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-import signal
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
 
+from ..container import signals
 from ..container.containers import check_name
 from ..container.options import CreateOptions, Limit, MountRequest, Published
 from ..errors import UsageError
@@ -149,7 +149,7 @@ def creation_options(session: Session, image: str, command: tuple[str, ...], fla
         pull=flags["pull"],
         tls_verify=flags["tls_verify"],
         user_namespace=flags["userns"],
-        stop_signal=parse_signal(flags["stop_signal"]) if flags["stop_signal"] else None,
+        stop_signal=signals.parse(flags["stop_signal"]) if flags["stop_signal"] else None,
         stop_timeout=flags["stop_timeout"],
         labels=_labels(session, flags["label_file"], flags["label"]),
         limits=tuple(_limit(text) for text in flags["ulimit"]),
@@ -159,22 +159,6 @@ def creation_options(session: Session, image: str, command: tuple[str, ...], fla
         create_command=("rcontain", *getattr(session, "argv", ())),
         **security,
     )
-
-
-def parse_signal(text: str) -> int:
-    """A signal's number from TERM, SIGTERM, term or 15; RTMIN+3 too. Raises UsageError."""
-    name = text.upper().removeprefix("SIG")
-    if name.isdigit() and 1 <= int(name) <= 64:
-        return int(name)
-    base, separator, offset = name.partition("+")
-    if base == "RTMIN" and (not separator or offset.isdigit()):
-        return int(signal.SIGRTMIN) + int(offset or 0)
-    try:
-        return int(signal.Signals[f"SIG{name}"])
-    except KeyError:
-        raise UsageError(
-            f'"{text}" is not a signal', hint="use a name such as TERM, or a number from 1 to 64"
-        ) from None
 
 
 def parse_size(text: str, flag: str) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import time
 from collections.abc import Mapping
@@ -15,7 +14,7 @@ from ..oci.platform import Platform
 from ..oci.reference import Reference
 from ..runtime import idmap
 from ..runtime.idmap import IdMaps
-from . import driver
+from . import driver, signals
 from .caller import Caller
 from .containers import Container, Containers, new_id
 from .mounting import record_layers
@@ -150,7 +149,7 @@ def _record(session: Caller, options: CreateOptions, image: Image, ids: IdMaps, 
             init=options.init,
             remove=options.remove,
             read_only=options.read_only,
-            stop_signal=options.stop_signal or _image_signal(config.stop_signal),
+            stop_signal=options.stop_signal or signals.of_image(config.stop_signal),
             stop_timeout=options.stop_timeout,
             shm_size=options.shm_size,
             create_command=options.create_command,
@@ -176,21 +175,6 @@ def _environment(image: tuple[str, ...], options: CreateOptions) -> tuple[str, .
     merged = dict(entry.partition("=")[::2] for entry in image)
     merged.update(options.environment)
     return tuple(f"{name}={value}" for name, value in merged.items())
-
-
-def _image_signal(text: str) -> int:
-    if not text:
-        return signal.SIGTERM
-    name = text.upper().removeprefix("SIG")
-    if name.isdigit() and 1 <= int(name) <= 64:
-        return int(name)
-    base, _, offset = name.partition("+")
-    if base == "RTMIN" and (not offset or offset.isdigit()):
-        return int(signal.SIGRTMIN) + int(offset or 0)
-    try:
-        return int(signal.Signals[f"SIG{name}"])
-    except KeyError:
-        return signal.SIGTERM
 
 
 def _published(options: CreateOptions, exposed: Mapping[str, object] | None) -> tuple[Published, ...]:
