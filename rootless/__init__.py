@@ -2,8 +2,8 @@
 
 Imports point one way; `tests/test_imports.py` holds this map against the code:
 
-    client                      stdlib only; talks to the engine
-    engine, session             the fork server, and one process for each command
+    client, request             stdlib only; talks to the engine
+    engine, forkserver, session the warm process, and one process for each command
     cli                         click commands; they read like the manual page
       -> container              records, locks, life cycle of a container
         -> image | runtime      never import each other
