@@ -111,7 +111,7 @@ def cli(ctx: click.Context, root: str | None, storage_driver: str | None, log_le
         return
     session: Session = ctx.obj
     session.settings = with_flags(session, root=root, storage_driver=storage_driver, log_level=log_level)
-    if log_level != DEFAULT_LOG_LEVEL:  # at that one logging does the right thing by itself, at no cost
+    if log_level != DEFAULT_LOG_LEVEL or logging.root.handlers:  # untouched, logging does what the default level says
         logging.basicConfig(
             level=LOG_LEVELS[log_level],
             stream=sys.stderr,
