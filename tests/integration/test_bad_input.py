@@ -32,7 +32,8 @@ def complaint(done: subprocess.CompletedProcess[bytes], code: int = 125) -> str:
         (["/no/such"], 127, "/no/such"),
         (["/etc/passwd"], 126, "/etc/passwd"),
         (["/etc"], 126, "/etc"),
-        (["/etc/passwd/x"], 127, "/etc/passwd/x"),
+        (["/etc/passwd/x"], 126, "/etc/passwd/x"),
+        ([""], 127, ""),
     ],
 )
 def test_commands_that_cannot_be_run(box: Rcontain, demo: str, command: list[str], code: int, said: str) -> None:

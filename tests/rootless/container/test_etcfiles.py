@@ -1,0 +1,71 @@
+"""/etc/hosts and /etc/resolv.conf as text."""
+
+from __future__ import annotations
+
+import pytest
+
+from rootless.container.etcfiles import hosts, parse_resolv_conf, resolv_conf
+from rootless.container.record import Network
+
+HOST = "127.0.0.1 localhost\n127.0.1.1 machine.example machine # comment\n::1 localhost ip6-localhost\nnonsense line\n300.1.1.1 bad\n"
+
+
+def names(text: str) -> dict[str, str]:
+    """The first address of each name, as a resolver takes it."""
+    found: dict[str, str] = {}
+    for line in text.splitlines():
+        address, *aliases = line.split()
+        for name in aliases:
+            found.setdefault(name, address)
+    return found
+
+
+def test_user_network() -> None:
+    found = names(hosts(HOST, Network(mode="user"), host="192.0.2.77", hostname="box", name="calm_curie"))
+    assert found["localhost"] == "127.0.0.1" and found["machine"] == "127.0.1.1"
+    assert found["box"] == found["calm_curie"] and found["box"].startswith("10.")
+    assert found["host.containers.internal"] == found["host.docker.internal"] != found["box"]
+    assert found["host.containers.internal"] == "192.0.2.77"
+    assert "bad" not in found and "line" not in found and "comment" not in found
+
+
+@pytest.mark.parametrize("mode", ["none", "host"])
+def test_other_networks(mode: str) -> None:
+    assert names(hosts(HOST, Network(mode=mode), host="192.0.2.77", hostname="box", name="x"))["box"] == "127.0.0.1"
+
+
+def test_what_the_user_adds_comes_first() -> None:
+    network = Network(mode="user", add_hosts=("machine:192.0.2.1", "six:2001:db8::1", "up:host-gateway"))
+    found = names(hosts(HOST, network, host="192.0.2.77", hostname="box", name="x"))
+    assert (found["machine"], found["six"]) == ("192.0.2.1", "2001:db8::1")
+    assert found["up"] == found["host.containers.internal"]
+
+
+def test_the_containers_names_are_not_the_hosts() -> None:
+    """A container that is called as this machine is reaches itself by that name."""
+    found = names(hosts("192.0.2.9 box other\n", Network(mode="user"), host="192.0.2.77", hostname="box", name="x"))
+    assert found["box"].startswith("10.") and found["other"] == "192.0.2.9"
+
+
+def test_a_host_without_an_address_is_reached_through_the_gateway() -> None:
+    found = names(hosts(HOST, Network(mode="user"), host=None, hostname="box", name="x"))
+    assert found["host.containers.internal"] == "10.0.2.2"
+
+
+def test_no_hosts_file() -> None:
+    assert names(hosts("", Network(mode="none"), host="192.0.2.77", hostname="box", name="x"))["localhost"] == "127.0.0.1"
+
+
+def test_resolv_conf() -> None:
+    text = "# c\nnameserver 192.0.2.1\nnameserver fe80::1%eth0\nnameserver nonsense\nsearch a.test b.test\noptions ndots:2 ; c\n"
+    assert parse_resolv_conf(text) == (["192.0.2.1", "fe80::1%eth0"], ["a.test", "b.test"], ["ndots:2"])
+    assert resolv_conf(text, Network(mode="host")).splitlines() == [
+        "search a.test b.test", "nameserver 192.0.2.1", "nameserver fe80::1%eth0", "options ndots:2",
+    ]  # fmt: skip
+    assert resolv_conf(text, Network(mode="user")).splitlines()[1:] == ["nameserver 10.0.2.3", "options ndots:2"]
+
+
+def test_the_users_servers_and_domains() -> None:
+    network = Network(mode="user", dns=("192.0.2.53",), dns_search=("x.test",))
+    assert resolv_conf("nameserver 1.1.1.1\nsearch a\n", network) == "search x.test\nnameserver 192.0.2.53\n"
+    assert resolv_conf("search a\n", Network(mode="user", dns_search=(".",))) == "nameserver 10.0.2.3\n"
