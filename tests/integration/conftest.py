@@ -1,4 +1,4 @@
-"""What every test of the whole road has: a real registry with the demo image in it, and a command that has pulled it."""
+"""What every test of the whole road has: a real registry with the demo image, and a command that has pulled it."""
 
 from __future__ import annotations
 

@@ -31,7 +31,9 @@ def _files(command: Rcontain, containers: frozenset[str]) -> list[str]:
     found += [f"living container {entry.name}" for entry in _entries(live)]
     found = [line for line in found if line.rpartition(" ")[2] not in containers]
     found += [f"name {entry.name}" for entry in _entries(names) if os.readlink(entry) not in containers]
-    found += [f"workspace {entry}" for entry in _entries(data / "tmp") if entry.suffix != ".lock" and entry.name != "lock"]
+    found += [
+        f"workspace {entry}" for entry in _entries(data / "tmp") if entry.suffix != ".lock" and entry.name != "lock"
+    ]
     found += [f"file {entry}" for entry in _entries(data) if ".tmp" in entry.name or entry.name.startswith("probe-")]
     return found
 

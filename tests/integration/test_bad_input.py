@@ -11,8 +11,12 @@ from tests.integration.test_network import free_port
 from tests.kit.command import Rcontain
 
 pytestmark = [
-    pytest.mark.userns, pytest.mark.fuse, pytest.mark.tun, pytest.mark.registry, pytest.mark.usefixtures("clean"),
-]  # fmt: skip
+    pytest.mark.userns,
+    pytest.mark.fuse,
+    pytest.mark.tun,
+    pytest.mark.registry,
+    pytest.mark.usefixtures("clean"),
+]
 
 
 def complaint(done: subprocess.CompletedProcess[bytes], code: int = 125) -> str:
@@ -155,7 +159,10 @@ def test_verbs_that_cannot_be(auto_box: Rcontain, arguments: list[str], code: in
     assert said in complaint(auto_box(*arguments, check=False), code)
 
 
-@pytest.mark.parametrize("reference", ["docker.io/UPPER/case", "a//b", ":tag", "a:b:c", "x@sha256:12", "name:" + "t" * 200, "http://x/y", "", "-"])
+@pytest.mark.parametrize(
+    "reference",
+    ["docker.io/UPPER/case", "a//b", ":tag", "a:b:c", "x@sha256:12", "name:" + "t" * 200, "http://x/y", "", "-"],
+)
 def test_malformed_references(auto_box: Rcontain, reference: str) -> None:
     assert reference[:10] in complaint(auto_box("pull", "--", reference, check=False))
 

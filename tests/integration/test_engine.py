@@ -15,8 +15,12 @@ from tests.integration.residue import engine_pid, residue
 from tests.kit.command import CHECKOUT, Rcontain
 
 pytestmark = [
-    pytest.mark.userns, pytest.mark.fuse, pytest.mark.tun, pytest.mark.registry, pytest.mark.usefixtures("clean"),
-]  # fmt: skip
+    pytest.mark.userns,
+    pytest.mark.fuse,
+    pytest.mark.tun,
+    pytest.mark.registry,
+    pytest.mark.usefixtures("clean"),
+]
 
 
 def await_end(command: Rcontain) -> bool:
@@ -89,9 +93,18 @@ def test_another_version_has_an_engine_of_its_own(rcontain: Rcontain, demo: str,
         shutil.copytree(CHECKOUT / package, code / package, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy2(CHECKOUT / "pyproject.toml", code)
     subprocess.run(
-        [sys.executable, str(CHECKOUT / "contrib/install-launcher"), "--python", sys.executable, "--code", str(code),
-         str(tmp_path / "bin")], check=True, stdout=subprocess.DEVNULL,
-    )  # fmt: skip
+        [
+            sys.executable,
+            str(CHECKOUT / "contrib/install-launcher"),
+            "--python",
+            sys.executable,
+            "--code",
+            str(code),
+            str(tmp_path / "bin"),
+        ],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
     rcontain.launcher = tmp_path / "bin/rcontain"
     assert rcontain.text("run", "--rm", demo, "echo", "new") == "new"
     deadline = time.monotonic() + 20
@@ -101,8 +114,16 @@ def test_another_version_has_an_engine_of_its_own(rcontain: Rcontain, demo: str,
 
 
 def test_limits_of_the_one_who_started_it_bind_nobody_else(rcontain: Rcontain, demo: str) -> None:
-    words = ["sh", "-c", 'ulimit -n 200; exec "$@"', "sh", *rcontain.words("run", "--rm", "-q", demo, "sh", "-c", "ulimit -Hn")]
-    done = subprocess.run(words, env=rcontain.environment, cwd=rcontain.home, capture_output=True, check=True, timeout=60)
+    words = [
+        "sh",
+        "-c",
+        'ulimit -n 200; exec "$@"',
+        "sh",
+        *rcontain.words("run", "--rm", "-q", demo, "sh", "-c", "ulimit -Hn"),
+    ]
+    done = subprocess.run(
+        words, env=rcontain.environment, cwd=rcontain.home, capture_output=True, check=True, timeout=60
+    )
     assert done.stdout == b"200\n"
     assert int(rcontain.text("run", "--rm", demo, "sh", "-c", "ulimit -Hn")) > 200
 
@@ -110,10 +131,15 @@ def test_limits_of_the_one_who_started_it_bind_nobody_else(rcontain: Rcontain, d
 def test_twenty_starts_at_once(auto_box: Rcontain, demo: str) -> None:
     before = time.monotonic()
     running = [
-        subprocess.Popen(auto_box.words("run", "--rm", demo, "sh", "-c", f"echo {number}; exit {number}"),
-                         env=auto_box.environment, cwd=auto_box.home, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        subprocess.Popen(
+            auto_box.words("run", "--rm", demo, "sh", "-c", f"echo {number}; exit {number}"),
+            env=auto_box.environment,
+            cwd=auto_box.home,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
         for number in range(20)
-    ]  # fmt: skip
+    ]
     outcomes = [process.communicate(timeout=60) for process in running]
     assert [process.returncode for process in running] == list(range(20)), outcomes
     assert [out for out, _ in outcomes] == [b"%d\n" % number for number in range(20)]
@@ -122,10 +148,15 @@ def test_twenty_starts_at_once(auto_box: Rcontain, demo: str) -> None:
 
 def test_twenty_containers_beside_each_other(auto_box: Rcontain, demo: str) -> None:
     running = [
-        subprocess.Popen(auto_box.words("run", "-d", "--name", f"one-{number}", demo, "sleep", "1000"),
-                         env=auto_box.environment, cwd=auto_box.home, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        subprocess.Popen(
+            auto_box.words("run", "-d", "--name", f"one-{number}", demo, "sleep", "1000"),
+            env=auto_box.environment,
+            cwd=auto_box.home,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
         for number in range(20)
-    ]  # fmt: skip
+    ]
     outcomes = [process.communicate(timeout=60) for process in running]
     assert all(process.returncode == 0 for process in running), outcomes
     assert len(auto_box.text("ps", "-q").split()) == 20
@@ -135,22 +166,32 @@ def test_twenty_containers_beside_each_other(auto_box: Rcontain, demo: str) -> N
 def test_twenty_first_commands_at_once(rcontain: Rcontain, demo: str) -> None:
     """Without an engine and without the image: one engine comes of it, and one pull."""
     running = [
-        subprocess.Popen(rcontain.words("run", "--rm", "-q", demo, "echo", "first"),
-                         env=rcontain.environment, cwd=rcontain.home, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        subprocess.Popen(
+            rcontain.words("run", "--rm", "-q", demo, "echo", "first"),
+            env=rcontain.environment,
+            cwd=rcontain.home,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
         for _ in range(20)
-    ]  # fmt: skip
+    ]
     outcomes = [process.communicate(timeout=100) for process in running]
     assert outcomes == [(b"first\n", b"")] * 20
-    assert len({pid for pid in rcontain.processes()}) <= 4 or residue(rcontain) == []
+    assert residue(rcontain) == []
 
 
 def test_one_name_for_many_at_once(auto_box: Rcontain, demo: str) -> None:
     """Exactly one gets it."""
     running = [
-        subprocess.Popen(auto_box.words("create", "--name", "only", demo), env=auto_box.environment, cwd=auto_box.home,
-                         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        subprocess.Popen(
+            auto_box.words("create", "--name", "only", demo),
+            env=auto_box.environment,
+            cwd=auto_box.home,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
         for _ in range(8)
-    ]  # fmt: skip
+    ]
     errors = [process.communicate(timeout=60)[1] for process in running]
     assert sorted(process.returncode for process in running) == [0] + [125] * 7
     assert all(b"already in use" in error for error in errors if error)

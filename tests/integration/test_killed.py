@@ -18,12 +18,16 @@ import pytest
 
 from tests.integration.residue import engine_pid, engine_processes, residue
 from tests.kit.command import Rcontain
-from tests.kit.registry import Answer, FakeRegistry, Request, fake_registry
 from tests.kit.images import demo_layout
+from tests.kit.registry import Answer, FakeRegistry, Request, fake_registry
 
 pytestmark = [
-    pytest.mark.userns, pytest.mark.fuse, pytest.mark.tun, pytest.mark.registry, pytest.mark.usefixtures("clean"),
-]  # fmt: skip
+    pytest.mark.userns,
+    pytest.mark.fuse,
+    pytest.mark.tun,
+    pytest.mark.registry,
+    pytest.mark.usefixtures("clean"),
+]
 
 MOMENTS = 14
 LONGEST = 0.12  # seconds; a start takes about 0.03 and its end as long
@@ -31,9 +35,14 @@ LONGEST = 0.12  # seconds; a start takes about 0.03 and its end as long
 
 def begin(box: Rcontain, *arguments: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        box.words(*arguments), env=box.environment, cwd=box.home, start_new_session=True,
-        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+        box.words(*arguments),
+        env=box.environment,
+        cwd=box.home,
+        start_new_session=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
 
 
 def moments(name: str) -> list[float]:
@@ -140,7 +149,9 @@ def _comm(pid: int) -> str:
 
 
 def test_a_container_outlives_client_and_engine(box: Rcontain, demo: str) -> None:
-    box("run", "-d", "--name", "survivor", demo, "sh", "-c", "trap 'exit 4' TERM; echo up; while :; do sleep 0.05; done")
+    box(
+        "run", "-d", "--name", "survivor", demo, "sh", "-c", "trap 'exit 4' TERM; echo up; while :; do sleep 0.05; done"
+    )
     while box.text("logs", "survivor") != "up":
         pass
     kill_quietly(engine_pid(box))
@@ -167,7 +178,11 @@ def test_all_killed_at_once(box: Rcontain, demo: str) -> None:
         box("run", "-d", "--name", name, demo, "sleep", "1000")
     for pid in box.processes():
         kill_quietly(pid)
-    assert sorted(box.text("ps", "-a", "--format", "{{.Names}} {{.State}}").splitlines()) == ["a exited", "b exited", "c exited"]
+    assert sorted(box.text("ps", "-a", "--format", "{{.Names}} {{.State}}").splitlines()) == [
+        "a exited",
+        "b exited",
+        "c exited",
+    ]
     assert box.text("start", "a") == "a"
     box("rm", "-a", "-f", "-t", "0")
 

@@ -17,8 +17,12 @@ from tests.integration.test_run import sh
 from tests.kit.command import Rcontain
 
 pytestmark = [
-    pytest.mark.userns, pytest.mark.fuse, pytest.mark.tun, pytest.mark.registry, pytest.mark.usefixtures("clean"),
-]  # fmt: skip
+    pytest.mark.userns,
+    pytest.mark.fuse,
+    pytest.mark.tun,
+    pytest.mark.registry,
+    pytest.mark.usefixtures("clean"),
+]
 
 GATEWAY = "10.0.2.2"
 LARGE = 20_000_000
@@ -77,8 +81,9 @@ def test_none_has_only_loopback(auto_box: Rcontain, demo: str) -> None:
 def test_host_is_the_callers(auto_box: Rcontain, demo: str) -> None:
     with tcp_server(lambda connection: connection.sendall(b"hello\n")) as port:
         assert sh(auto_box, demo, f"nc 127.0.0.1 {port}; hostname", "--network", "host").split() == [
-            "hello", socket.gethostname(),
-        ]  # fmt: skip
+            "hello",
+            socket.gethostname(),
+        ]
 
 
 def test_interface_addresses_and_routes(auto_box: Rcontain, demo: str) -> None:
@@ -153,7 +158,12 @@ def python(directory: Path, code: str) -> tuple[list[str], list[str]]:
     shutil.copy2(os.path.realpath(sys.executable), directory / "python")
     paths = [path for path in ("/usr", "/lib", "/lib64", sys.base_prefix) if os.path.isdir(path)]
     flags = [f"-v{path}:{path}:ro" for path in dict.fromkeys(paths)]
-    return [*flags, f"-v{directory}/python:/python:ro", f"-ePYTHONHOME={sys.base_prefix}"], ["/python", "-S", "-c", code]
+    return [*flags, f"-v{directory}/python:/python:ro", f"-ePYTHONHOME={sys.base_prefix}"], [
+        "/python",
+        "-S",
+        "-c",
+        code,
+    ]
 
 
 def test_udp_to_the_host(auto_box: Rcontain, demo: str, tmp_path: Path) -> None:
@@ -174,7 +184,7 @@ def test_udp_to_the_host(auto_box: Rcontain, demo: str, tmp_path: Path) -> None:
         flags, command = python(
             tmp_path,
             "import socket; s = socket.socket(type=socket.SOCK_DGRAM); s.settimeout(10);"
-            f"s.sendto(bytes(20000), ('{GATEWAY}', {server.getsockname()[1]})); print(len(s.recv(65535)))"
+            f"s.sendto(bytes(20000), ('{GATEWAY}', {server.getsockname()[1]})); print(len(s.recv(65535)))",
         )
         assert auto_box.text("run", "--rm", *flags, demo, *command) == "40000"
         answers.join()
@@ -232,7 +242,7 @@ def test_published_udp_port(auto_box: Rcontain, demo: str, tmp_path: Path) -> No
     flags, command = python(
         tmp_path,
         "import socket; s = socket.socket(type=socket.SOCK_DGRAM); s.bind(('', 53));"
-        "print('up', flush=True)\nwhile True: d, a = s.recvfrom(65535); s.sendto(b'got ' + d, a)"
+        "print('up', flush=True)\nwhile True: d, a = s.recvfrom(65535); s.sendto(b'got ' + d, a)",
     )
     auto_box("run", "-d", "--rm", "--name", "server", "-p", f"{port}:53/udp", *flags, demo, *command)
     try:

@@ -20,8 +20,12 @@ from tests.kit.images import LayerBlob, Layout, demo_config, demo_layers, demo_l
 from tests.kit.registry import Answer, FakeRegistry, Request, fake_registry, registry
 
 pytestmark = [
-    pytest.mark.userns, pytest.mark.fuse, pytest.mark.tun, pytest.mark.registry, pytest.mark.usefixtures("clean"),
-]  # fmt: skip
+    pytest.mark.userns,
+    pytest.mark.fuse,
+    pytest.mark.tun,
+    pytest.mark.registry,
+    pytest.mark.usefixtures("clean"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +36,10 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> Layout:
     made.image("bad-diff-id", [good], {"Cmd": ["x"]}, diff_ids=["sha256:" + "0" * 64])
     made.image("few-diff-ids", [good, pack(tar([file("y")]))], {"Cmd": ["x"]}, diff_ids=[good.diff_id])
     for tag, packed in (
-        ("bad-gzip", good.packed[:-9] + b"\0" * 9), ("no-gzip", b"nonsense" * 40), ("bad-tar", pack(b"nonsense" * 100).packed),
-    ):  # fmt: skip
+        ("bad-gzip", good.packed[:-9] + b"\0" * 9),
+        ("no-gzip", b"nonsense" * 40),
+        ("bad-tar", pack(b"nonsense" * 100).packed),
+    ):
         made.image(tag, [LayerBlob(good.raw, packed, good.media_type)], {"Cmd": ["x"]})
     made.image("unknown-compression", [LayerBlob(good.raw, good.packed, good.media_type.replace("gzip", "lz77"))], {})
     made.image("encrypted", [LayerBlob(good.raw, good.packed, good.media_type + "+encrypted")], {})
@@ -139,7 +145,11 @@ def once(path: str, answer: Answer, times: int = 1000) -> Callable[[Request], An
         ("/manifests/", Answer(429, headers={"Retry-After": "0"}), "too many requests"),
         ("/manifests/", Answer(500), "500"),
         ("/manifests/", Answer(503, headers={"Retry-After": "0"}), "503"),
-        ("/manifests/", Answer(200, b"not json", {"Content-Type": "application/vnd.oci.image.manifest.v1+json"}), "manifest"),
+        (
+            "/manifests/",
+            Answer(200, b"not json", {"Content-Type": "application/vnd.oci.image.manifest.v1+json"}),
+            "manifest",
+        ),
         ("/manifests/", Answer(200, b"[" * 100_000, {"Content-Type": "application/json"}), "manifest"),
         ("/manifests/", Answer(302, headers={"Location": "ftp://example.org/"}), "redirect"),
         ("/blobs/", Answer(404), "lost blob"),
@@ -252,10 +262,15 @@ def test_two_pulls_of_one_image_at_once(rcontain: Rcontain, fake: FakeRegistry) 
     """Both succeed, and each blob crosses the wire once."""
     image = f"{fake.address}/x"
     running = [
-        subprocess.Popen(rcontain.words("pull", "-q", image), env=rcontain.environment, cwd=rcontain.home,
-                         stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        subprocess.Popen(
+            rcontain.words("pull", "-q", image),
+            env=rcontain.environment,
+            cwd=rcontain.home,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
         for _ in range(4)
-    ]  # fmt: skip
+    ]
     outcomes = [process.communicate(timeout=60) for process in running]
     assert [process.returncode for process in running] == [0] * 4, outcomes
     assert len({out for out, _ in outcomes}) == 1
@@ -275,7 +290,7 @@ def test_no_space_for_a_file_in_the_middle_of_a_pull(rcontain: Rcontain, fake: F
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4])
 def test_a_full_disk_in_the_middle_of_a_pull(rcontain: Rcontain, fake: FakeRegistry, number: int) -> None:
-    """The store is a tmpfs in a user and mount namespace, which is filled to the brim while the blob `number` is awaited.
+    """The store is a tmpfs in a user and mount namespace, filled to the brim while the blob `number` is awaited.
 
     Afterwards there is nothing half-done, and with space again the pull succeeds.
     """

@@ -11,8 +11,12 @@ import pytest
 from tests.kit.command import Rcontain
 
 pytestmark = [
-    pytest.mark.userns, pytest.mark.fuse, pytest.mark.tun, pytest.mark.registry, pytest.mark.usefixtures("clean"),
-]  # fmt: skip
+    pytest.mark.userns,
+    pytest.mark.fuse,
+    pytest.mark.tun,
+    pytest.mark.registry,
+    pytest.mark.usefixtures("clean"),
+]
 
 
 def sh(box: Rcontain, demo: str, script: str, *flags: str, input: bytes | None = None) -> str:
@@ -96,9 +100,17 @@ def test_layers_owners_and_modes(box: Rcontain, demo: str) -> None:
     names = "srv/kept usr/bin/su-id home/user etc/shadow tmp"
     script = f"cd /; stat -c '%n %a %u:%g' {names}; find srv | sort; cat etc/motd"
     assert sh(box, demo, script).splitlines() == [
-        "srv/kept 644 1000:50", "usr/bin/su-id 4755 0:0", "home/user 750 1000:1000", "etc/shadow 640 0:42", "tmp 1777 0:0",
-        "srv", "srv/hidden", "srv/hidden/new", "srv/kept", "three layers",
-    ]  # fmt: skip
+        "srv/kept 644 1000:50",
+        "usr/bin/su-id 4755 0:0",
+        "home/user 750 1000:1000",
+        "etc/shadow 640 0:42",
+        "tmp 1777 0:0",
+        "srv",
+        "srv/hidden",
+        "srv/hidden/new",
+        "srv/kept",
+        "three layers",
+    ]
 
 
 def test_a_directory_that_a_layer_only_implies(box: Rcontain, demo: str, driver: str) -> None:
@@ -110,7 +122,9 @@ def test_a_directory_that_a_layer_only_implies(box: Rcontain, demo: str, driver:
 
 
 def test_hard_links_are_one_file(box: Rcontain, demo: str) -> None:
-    assert sh(box, demo, "stat -c %i /bin/sh /bin/ls /bin/busybox | sort -u | wc -l; stat -c %h /bin/sh").split()[0] == "1"
+    assert (
+        sh(box, demo, "stat -c %i /bin/sh /bin/ls /bin/busybox | sort -u | wc -l; stat -c %h /bin/sh").split()[0] == "1"
+    )
 
 
 def test_setuid_root_gives_root(box: Rcontain, demo: str) -> None:
@@ -127,8 +141,10 @@ def test_every_container_has_its_own_writable_layer(box: Rcontain, demo: str) ->
     script = "echo mine >/etc/motd; rm /srv/kept; mkdir /new; mv /srv /moved; cat /etc/motd; find /moved /new | sort"
     assert sh(box, demo, script).split() == ["mine", "/moved", "/moved/hidden", "/moved/hidden/new", "/new"]
     assert sh(box, demo, "cat /etc/motd; ls /srv; ls -d /new /moved 2>/dev/null || true").splitlines() == [
-        "three layers", "hidden", "kept",
-    ]  # fmt: skip
+        "three layers",
+        "hidden",
+        "kept",
+    ]
 
 
 def test_what_a_container_wrote_is_there_when_it_starts_again(box: Rcontain, demo: str) -> None:
@@ -139,15 +155,34 @@ def test_what_a_container_wrote_is_there_when_it_starts_again(box: Rcontain, dem
 
 def test_environment(box: Rcontain, demo: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("# comment\nFROM_FILE=a b\n  INDENTED=1\nHOST_VALUE\nBOTH=file\n\nEMPTY=\n")
-    flags = ("--env-file", str(tmp_path / "file"), "-e", "BOTH=flag", "-e", "HOST_VALUE2", "-e", "ABSENT", "-e", "X=a=b")
+    flags = (
+        "--env-file",
+        str(tmp_path / "file"),
+        "-e",
+        "BOTH=flag",
+        "-e",
+        "HOST_VALUE2",
+        "-e",
+        "ABSENT",
+        "-e",
+        "X=a=b",
+    )
     done = box("run", "--rm", *flags, demo, "env", env={"HOST_VALUE": "passed", "HOST_VALUE2": "also", "SECRET": "no"})
     found = dict(line.partition("=")[::2] for line in done.stdout.decode().splitlines())
     assert found.pop("HOSTNAME").isalnum()
     assert found == {
-        "PATH": "/bin:/usr/bin", "DEMO": "1", "HOME": "/root", "container": "podman" if "container" not in found
-        else found["container"], "FROM_FILE": "a b", "INDENTED": "1", "HOST_VALUE": "passed", "HOST_VALUE2": "also",
-        "BOTH": "flag", "EMPTY": "", "X": "a=b",
-    }  # fmt: skip
+        "PATH": "/bin:/usr/bin",
+        "DEMO": "1",
+        "HOME": "/root",
+        "container": "rcontain",
+        "FROM_FILE": "a b",
+        "INDENTED": "1",
+        "HOST_VALUE": "passed",
+        "HOST_VALUE2": "also",
+        "BOTH": "flag",
+        "EMPTY": "",
+        "X": "a=b",
+    }
 
 
 def test_environment_replaces_what_the_image_has(box: Rcontain, demo: str) -> None:
@@ -231,13 +266,17 @@ def test_read_only(box: Rcontain, demo: str) -> None:
     """Podman's --read-only leaves /tmp, /var/tmp, /run and /dev/shm writable (--read-only-tmpfs is on)."""
     said = sh(box, demo, "touch /x 2>&1; touch /etc/x 2>&1; touch /tmp/x /run/x /dev/shm/x && echo fine", "--read-only")
     assert said.splitlines() == [
-        "touch: /x: Read-only file system", "touch: /etc/x: Read-only file system", "fine",
-    ]  # fmt: skip
+        "touch: /x: Read-only file system",
+        "touch: /etc/x: Read-only file system",
+        "fine",
+    ]
 
 
 def test_init(box: Rcontain, demo: str) -> None:
     """The small init is process 1, and reaps what the command leaves behind."""
-    script = "echo $$; cat /proc/1/comm; (sh -c 'exit 3' &); sleep 0.2; grep -l '^State:.Z' /proc/[0-9]*/status || echo none"
+    script = (
+        "echo $$; cat /proc/1/comm; (sh -c 'exit 3' &); sleep 0.2; grep -l '^State:.Z' /proc/[0-9]*/status || echo none"
+    )
     number, name, zombies = sh(box, demo, script, "--init").split("\n")
     assert number == "2" and name != "sh" and zombies == "none"
 
@@ -245,8 +284,10 @@ def test_init(box: Rcontain, demo: str) -> None:
 def test_labels_and_cidfile(box: Rcontain, demo: str, tmp_path: Path) -> None:
     cidfile = tmp_path / "cid"
     box("create", "--name", "labelled", "-l", "a=b", "-l", "c", "--cidfile", str(cidfile), demo)
-    assert box.text("inspect", "-f", '{{index .Config.Labels "a"}} {{index .Config.Labels "demo"}} {{.Id}}', "labelled") \
-        == f"b yes {cidfile.read_text()}"  # fmt: skip
+    assert (
+        box.text("inspect", "-f", '{{index .Config.Labels "a"}} {{index .Config.Labels "demo"}} {{.Id}}', "labelled")
+        == f"b yes {cidfile.read_text()}"
+    )
     box("rm", "labelled")
 
 
@@ -287,7 +328,9 @@ def test_global_storage_driver_flag(rcontain: Rcontain, demo: str) -> None:
 
 
 def test_devices_are_no_files_of_the_host(box: Rcontain, demo: str) -> None:
-    said = sh(box, demo, "mknod /d c 1 3 2>&1 || busybox mknod /d c 1 3 2>&1; echo x >/dev/null; head -c 4 /dev/zero | wc -c")
+    said = sh(
+        box, demo, "mknod /d c 1 3 2>&1 || busybox mknod /d c 1 3 2>&1; echo x >/dev/null; head -c 4 /dev/zero | wc -c"
+    )
     assert said.endswith("4") and "Operation not permitted" in said
 
 
@@ -296,8 +339,12 @@ def test_a_directory_of_the_caller_that_is_gone(box: Rcontain, demo: str, tmp_pa
     gone.mkdir()
     done = subprocess.run(
         ["sh", "-c", 'rmdir "$PWD"; exec "$@"', "sh", *box.words("run", "--rm", demo, "pwd")],
-        cwd=gone, env=box.environment, capture_output=True, stdin=subprocess.DEVNULL, timeout=60,
-    )  # fmt: skip
+        cwd=gone,
+        env=box.environment,
+        capture_output=True,
+        stdin=subprocess.DEVNULL,
+        timeout=60,
+    )
     assert (done.returncode, done.stdout) == (0, b"/\n"), done.stderr
 
 

@@ -1,4 +1,4 @@
-"""The surroundings of a command: file systems, devices, names, capabilities, system calls, limits. Podman 5.4's values."""
+"""The surroundings of a command: file systems, devices, names, capabilities, system calls, limits; as Podman 5.4's."""
 
 from __future__ import annotations
 
@@ -14,8 +14,12 @@ from tests.integration.test_run import sh
 from tests.kit.command import Rcontain
 
 pytestmark = [
-    pytest.mark.userns, pytest.mark.fuse, pytest.mark.tun, pytest.mark.registry, pytest.mark.usefixtures("clean"),
-]  # fmt: skip
+    pytest.mark.userns,
+    pytest.mark.fuse,
+    pytest.mark.tun,
+    pytest.mark.registry,
+    pytest.mark.usefixtures("clean"),
+]
 
 # capabilities(7): chown dac_override fowner fsetid kill setgid setuid setpcap net_bind_service sys_chroot setfcap
 DEFAULT_CAPABILITIES = 0x800405FB
@@ -65,16 +69,28 @@ def test_masked_and_read_only_paths(box: Rcontain, demo: str) -> None:
 
 
 def test_unmasked_paths(box: Rcontain, demo: str) -> None:
-    found = mounts(box, demo, "--security-opt", "unmask=/sys/firmware:/proc/acpi", "--security-opt", "mask=/srv:/etc/motd")
+    found = mounts(
+        box, demo, "--security-opt", "unmask=/sys/firmware:/proc/acpi", "--security-opt", "mask=/srv:/etc/motd"
+    )
     assert "/sys/firmware" not in found and "/proc/acpi" not in found
     assert found["/srv"][0] == "tmpfs" and "/etc/motd" in found
     assert not {"/sys/firmware", "/proc/keys", "/proc/sys"} & set(mounts(box, demo, "--security-opt", "unmask=ALL"))
 
 
 def test_devices(box: Rcontain, demo: str) -> None:
-    script = "cd /dev; stat -c '%n %t:%T %a' null zero full random urandom tty; for l in fd stdin stdout stderr ptmx; do readlink $l; done; ls"
+    script = """cd /dev
+        stat -c '%n %t:%T %a' null zero full random urandom tty
+        for l in fd stdin stdout stderr ptmx; do readlink $l; done
+        ls"""
     said = sh(box, demo, script).split("\n")
-    assert said[:6] == ["null 1:3 666", "zero 1:5 666", "full 1:7 666", "random 1:8 666", "urandom 1:9 666", "tty 5:0 666"]
+    assert said[:6] == [
+        "null 1:3 666",
+        "zero 1:5 666",
+        "full 1:7 666",
+        "random 1:8 666",
+        "urandom 1:9 666",
+        "tty 5:0 666",
+    ]
     assert said[6:11] == ["/proc/self/fd", "/proc/self/fd/0", "/proc/self/fd/1", "/proc/self/fd/2", "pts/ptmx"]
     expected = "core fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero"
     assert said[11:] == expected.split()
@@ -86,8 +102,13 @@ def test_no_stray_descriptors(box: Rcontain, demo: str, tmp_path: Path) -> None:
     with open(tmp_path / "open", "wb") as open_file:
         done = subprocess.run(
             box.words("run", "--rm", demo, "sh", "-c", script),
-            env=box.environment, cwd=box.home, capture_output=True, pass_fds=[open_file.fileno()], check=True, timeout=60,
-        )  # fmt: skip
+            env=box.environment,
+            cwd=box.home,
+            capture_output=True,
+            pass_fds=[open_file.fileno()],
+            check=True,
+            timeout=60,
+        )
     assert done.stdout.split() == b"0 1 2 3 0 1 2".split()  # ls itself has the directory open
 
 
@@ -96,12 +117,23 @@ def test_root_cannot_see_the_host(box: Rcontain, demo: str) -> None:
     script = "stat -c %i /.. /; cat /proc/1/comm; echo /proc/[0-9]*; cd /; ls -d * | tr '\\n' ' '"
     parent, root, first, numbers, names = sh(box, demo, script).split("\n")
     assert parent == root and first == "sh" and numbers.count("/proc/") <= 3
-    assert names.split() == "bin dev etc home proc root run srv sys tmp usr var".split()
+    assert names.split() == ["bin", "dev", "etc", "home", "proc", "root", "run", "srv", "sys", "tmp", "usr", "var"]
 
 
 def test_names(box: Rcontain, demo: str) -> None:
-    said = sh(box, demo, "hostname; cat /etc/hosts", "-h", "box", "--name", "its-name", "--add-host", "db:192.0.2.7",
-              "--add-host", "up:host-gateway")  # fmt: skip
+    said = sh(
+        box,
+        demo,
+        "hostname; cat /etc/hosts",
+        "-h",
+        "box",
+        "--name",
+        "its-name",
+        "--add-host",
+        "db:192.0.2.7",
+        "--add-host",
+        "up:host-gateway",
+    )
     hostname, *lines = said.splitlines()
     hosts = {name: line.split()[0] for line in reversed(lines) for name in line.split()[1:]}
     assert hostname == "box"
@@ -112,21 +144,27 @@ def test_names(box: Rcontain, demo: str) -> None:
 
 def test_resolv_conf(box: Rcontain, demo: str) -> None:
     assert sh(box, demo, "grep -c ^nameserver /etc/resolv.conf") == "1"
-    said = sh(box, demo, "cat /etc/resolv.conf", "--dns", "192.0.2.53", "--dns", "2001:db8::53", "--dns-search", "a.test")
+    said = sh(
+        box, demo, "cat /etc/resolv.conf", "--dns", "192.0.2.53", "--dns", "2001:db8::53", "--dns-search", "a.test"
+    )
     assert said.splitlines()[:3] == ["search a.test", "nameserver 192.0.2.53", "nameserver 2001:db8::53"]
 
 
 def test_names_can_be_changed_inside(box: Rcontain, demo: str) -> None:
-    script = "echo 192.0.2.1 added >>/etc/hosts; tail -n 1 /etc/hosts; echo nameserver 192.0.2.2 >/etc/resolv.conf; cat /etc/resolv.conf"
+    script = """echo 192.0.2.1 added >>/etc/hosts; tail -n 1 /etc/hosts
+        echo nameserver 192.0.2.2 >/etc/resolv.conf; cat /etc/resolv.conf"""
     assert sh(box, demo, script).splitlines() == ["192.0.2.1 added", "nameserver 192.0.2.2"]
 
 
 def test_default_capabilities(box: Rcontain, demo: str) -> None:
     found = status(box, demo)
     assert {name: int(found[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {
-        "CapInh": 0, "CapPrm": DEFAULT_CAPABILITIES, "CapEff": DEFAULT_CAPABILITIES, "CapBnd": DEFAULT_CAPABILITIES,
+        "CapInh": 0,
+        "CapPrm": DEFAULT_CAPABILITIES,
+        "CapEff": DEFAULT_CAPABILITIES,
+        "CapBnd": DEFAULT_CAPABILITIES,
         "CapAmb": 0,
-    }  # fmt: skip
+    }
     user = status(box, demo, "-u", "1000")
     assert (int(user["CapEff"], 16), int(user["CapPrm"], 16), int(user["CapBnd"], 16)) == (0, 0, DEFAULT_CAPABILITIES)
 
@@ -209,7 +247,9 @@ def test_namespaces_are_its_own(box: Rcontain, demo: str) -> None:
 
 def test_the_small_init_cannot_be_reached(box: Rcontain, demo: str) -> None:
     """CVE-2019-5736: it is a program of the host, so it is not dumpable: no exe, root or environment of it is shown."""
-    script = "(echo x >/proc/1/exe) 2>/dev/null || (cat /proc/1/environ) 2>/dev/null || readlink /proc/1/exe || echo none"
+    script = (
+        "(echo x >/proc/1/exe) 2>/dev/null || (cat /proc/1/environ) 2>/dev/null || readlink /proc/1/exe || echo none"
+    )
     assert sh(box, demo, script, "--init") == "none"
 
 

@@ -13,8 +13,12 @@ from tests.integration.terminal import Terminal
 from tests.kit.command import Rcontain
 
 pytestmark = [
-    pytest.mark.userns, pytest.mark.fuse, pytest.mark.tun, pytest.mark.registry, pytest.mark.usefixtures("clean"),
-]  # fmt: skip
+    pytest.mark.userns,
+    pytest.mark.fuse,
+    pytest.mark.tun,
+    pytest.mark.registry,
+    pytest.mark.usefixtures("clean"),
+]
 
 
 def terminal(box: Rcontain, *words: str, size: tuple[int, int] = (24, 80)) -> Terminal:
@@ -37,7 +41,9 @@ def test_a_shell_with_a_terminal(auto_box: Rcontain, demo: str) -> None:
 
 
 def test_output_and_error_output_are_one(auto_box: Rcontain, demo: str) -> None:
-    with terminal(auto_box, "run", "-t", "--rm", demo, "sh", "-c", "echo out; echo err >&2; test -t 0 -a -t 2 && echo tty") as term:
+    with terminal(
+        auto_box, "run", "-t", "--rm", demo, "sh", "-c", "echo out; echo err >&2; test -t 0 -a -t 2 && echo tty"
+    ) as term:
         assert term.wait() == 0
         assert term.seen == b"out\r\nerr\r\ntty\r\n"
 
@@ -151,7 +157,9 @@ def test_a_job_in_the_background(auto_box: Rcontain, demo: str) -> None:
 
 def test_detach_keys(auto_box: Rcontain, demo: str) -> None:
     script = f'"$RC" run -it --name away {demo} sh; echo "code=$?"; read line; echo "got $line"'
-    with Terminal(["sh", "-c", script], {**auto_box.environment, "RC": str(auto_box.launcher)}, str(auto_box.home)) as term:
+    with Terminal(
+        ["sh", "-c", script], {**auto_box.environment, "RC": str(auto_box.launcher)}, str(auto_box.home)
+    ) as term:
         before = term.settings()
         term.expect("/ #")
         term.type("echo $((40+2))\r")

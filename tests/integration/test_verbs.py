@@ -12,8 +12,12 @@ import pytest
 from tests.kit.command import Rcontain
 
 pytestmark = [
-    pytest.mark.userns, pytest.mark.fuse, pytest.mark.tun, pytest.mark.registry, pytest.mark.usefixtures("clean"),
-]  # fmt: skip
+    pytest.mark.userns,
+    pytest.mark.fuse,
+    pytest.mark.tun,
+    pytest.mark.registry,
+    pytest.mark.usefixtures("clean"),
+]
 
 LOOP = "trap 'echo stopping; exit 7' TERM; echo up; while :; do sleep 0.05; done"
 
@@ -89,14 +93,32 @@ def test_exec(box: Rcontain, demo: str) -> None:
         assert (done.returncode, done.stdout, done.stderr) == (9, b"out\n", b"err\n")
         assert box("exec", "-i", "target", "cat", input=b"fed").stdout == b"fed"
         assert box.text("exec", "target", "sh", "-c", "pwd; echo $A; cat /proc/1/comm") == "/srv\nimage\nsleep"
-        assert box.text("exec", "-e", "A=exec", "-w", "/etc", "-u", "user", "target", "sh", "-c", "pwd; echo $A; id -u; echo $HOME") \
-            == "/etc\nexec\n1000\n/home/user"  # fmt: skip
+        assert (
+            box.text(
+                "exec",
+                "-e",
+                "A=exec",
+                "-w",
+                "/etc",
+                "-u",
+                "user",
+                "target",
+                "sh",
+                "-c",
+                "pwd; echo $A; id -u; echo $HOME",
+            )
+            == "/etc\nexec\n1000\n/home/user"
+        )
         assert box("exec", "target", "sh", "-c", "kill -9 $$", check=False).returncode == 137
         box("exec", "-d", "target", "touch", "/made")
         box("exec", "target", "sh", "-c", "until [ -e /made ]; do sleep 0.02; done")
-        status = box.text("exec", "target", "sh", "-c", "grep -E 'CapEff|Seccomp:|NoNewPrivs' /proc/self/status; ls /proc/self/fd")
+        status = box.text(
+            "exec", "target", "sh", "-c", "grep -E 'CapEff|Seccomp:|NoNewPrivs' /proc/self/status; ls /proc/self/fd"
+        )
         assert "00000000800405fb" in status and "Seccomp:\t2" in status and status.split()[-4:] == ["0", "1", "2", "3"]
-        assert box.text("exec", "target", "readlink", "/proc/self/ns/pid") == box.text("exec", "target", "readlink", "/proc/1/ns/pid")
+        assert box.text("exec", "target", "readlink", "/proc/self/ns/pid") == box.text(
+            "exec", "target", "readlink", "/proc/1/ns/pid"
+        )
     finally:
         box("rm", "-f", "-t", "0", "target")
 
@@ -110,7 +132,9 @@ def test_exec_ends_with_the_container(auto_box: Rcontain, demo: str) -> None:
 
 
 def test_logs_follow(auto_box: Rcontain, demo: str) -> None:
-    auto_box("run", "-d", "--name", "talker", demo, "sh", "-c", "for i in 1 2 3; do echo $i; sleep 0.2; done; echo err >&2")
+    auto_box(
+        "run", "-d", "--name", "talker", demo, "sh", "-c", "for i in 1 2 3; do echo $i; sleep 0.2; done; echo err >&2"
+    )
     done = auto_box("logs", "-f", "talker")
     assert (done.stdout, done.stderr) == (b"1\n2\n3\n", b"err\n")
     assert auto_box.text("logs", "--tail", "2", "talker") == "3"

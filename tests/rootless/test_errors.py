@@ -10,10 +10,15 @@ from rootless import errors
 @pytest.mark.parametrize(
     ("kind", "code"),
     [
-        (errors.UsageError, 125), (errors.HostError, 125), (errors.RegistryError, 125), (errors.ImageError, 125),
-        (errors.ContainerError, 125), (errors.CommandNotFound, 127), (errors.CommandNotRunnable, 126),
+        (errors.UsageError, 125),
+        (errors.HostError, 125),
+        (errors.RegistryError, 125),
+        (errors.ImageError, 125),
+        (errors.ContainerError, 125),
+        (errors.CommandNotFound, 127),
+        (errors.CommandNotRunnable, 126),
     ],
-)  # fmt: skip
+)
 def test_exit_codes_are_podmans(kind: type[errors.RcontainError], code: int) -> None:
     assert kind("x").exit_code == code and issubclass(kind, errors.RcontainError)
 

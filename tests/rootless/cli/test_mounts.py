@@ -42,7 +42,20 @@ def test_options(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", ":", ":/x", "a:", "/tmp:/x:ro:more", "/tmp:x", "/tmp:/", "/tmp:/.", "/tmp:/x:nonsense", "a b:/x", "-a:/x", "/nosuch/dir:/x"],
+    [
+        "",
+        ":",
+        ":/x",
+        "a:",
+        "/tmp:/x:ro:more",
+        "/tmp:x",
+        "/tmp:/",
+        "/tmp:/.",
+        "/tmp:/x:nonsense",
+        "a b:/x",
+        "-a:/x",
+        "/nosuch/dir:/x",
+    ],
 )
 def test_malformed_volumes(text: str) -> None:
     with pytest.raises(UsageError):
@@ -50,9 +63,19 @@ def test_malformed_volumes(text: str) -> None:
 
 
 def test_mount_spelled_out(tmp_path: Path) -> None:
-    for words in ("src={0},dst=/x,ro", "source={0},destination=/x,readonly", "source={0},target=/x,ro=true", "src={0},dst=/x,rw=false"):
+    for words in (
+        "src={0},dst=/x,ro",
+        "source={0},destination=/x,readonly",
+        "source={0},target=/x,ro=true",
+        "src={0},dst=/x,rw=false",
+    ):
         request = parse_mount("type=bind," + words.format(tmp_path), "/")
-        assert (request.type, request.source, request.destination, request.options) == ("bind", str(tmp_path), "/x", ("ro",))
+        assert (request.type, request.source, request.destination, request.options) == (
+            "bind",
+            str(tmp_path),
+            "/x",
+            ("ro",),
+        )
     request = parse_mount(f"type=bind,src={tmp_path},dst=/x,ro=false,bind-propagation=rshared", "/")
     assert request.options == ("rshared",)
 
@@ -71,9 +94,19 @@ def test_mount_of_volumes_and_tmpfs() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "type=bind", "type=bind,src=/tmp", "type=bind,dst=/x", "type=tmpfs", "type=nonsense,dst=/x", "type=bind,src=/tmp,dst=/x,a=b",
-     "type=tmpfs,dst=x", "type=tmpfs,dst=/x,tmpfs-mode=rwx", "type=volume,src=a b,dst=/x"],
-)  # fmt: skip
+    [
+        "",
+        "type=bind",
+        "type=bind,src=/tmp",
+        "type=bind,dst=/x",
+        "type=tmpfs",
+        "type=nonsense,dst=/x",
+        "type=bind,src=/tmp,dst=/x,a=b",
+        "type=tmpfs,dst=x",
+        "type=tmpfs,dst=/x,tmpfs-mode=rwx",
+        "type=volume,src=a b,dst=/x",
+    ],
+)
 def test_malformed_mounts(text: str) -> None:
     with pytest.raises(UsageError):
         parse_mount(text, "/")
@@ -85,7 +118,10 @@ def test_tmpfs() -> None:
     assert "size=50%" in parse_tmpfs("/x:size=50%").options
 
 
-@pytest.mark.parametrize("text", ["", "x", "/", "/x:nonsense", "/x:size=lots", "/x:mode=9", "/x:uid=root", "/x:size", "/x:ro=1", "/x:size=1m,"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "x", "/", "/x:nonsense", "/x:size=lots", "/x:mode=9", "/x:uid=root", "/x:size", "/x:ro=1", "/x:size=1m,"],
+)
 def test_malformed_tmpfs(text: str) -> None:
     with pytest.raises(UsageError):
         parse_tmpfs(text)

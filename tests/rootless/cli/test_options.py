@@ -39,7 +39,13 @@ def options(tmp_path: Path) -> Any:
 
 def test_defaults(options: Any) -> None:
     made = options()
-    assert (made.image, made.command, made.entrypoint, made.user, made.working_directory) == ("image", ("cmd",), None, None, None)
+    assert (made.image, made.command, made.entrypoint, made.user, made.working_directory) == (
+        "image",
+        ("cmd",),
+        None,
+        None,
+        None,
+    )
     assert (made.network, made.pull, made.user_namespace, made.shm_size) == ("user", "missing", "host", 65536000)
     assert not (made.remove or made.terminal or made.interactive or made.read_only or made.privileged or made.init)
 
@@ -51,7 +57,8 @@ def test_environment(options: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "size"), [("1", 1), ("1b", 1), ("2k", 2048), ("3m", 3 << 20), ("1G", 1 << 30), ("64MB", 64 << 20), ("1KiB", 1024)]
+    ("text", "size"),
+    [("1", 1), ("1b", 1), ("2k", 2048), ("3m", 3 << 20), ("1G", 1 << 30), ("64MB", 64 << 20), ("1KiB", 1024)],
 )
 def test_sizes(options: Any, text: str, size: int) -> None:
     assert options("--shm-size", text).shm_size == size
@@ -64,13 +71,31 @@ def test_malformed_sizes(options: Any, text: str) -> None:
 
 
 def test_limits(options: Any) -> None:
-    limits = options("--ulimit", "nofile=1:2", "--ulimit", "core=0", "--ulimit", "stack=unlimited", "--ulimit", "cpu=5:-1").limits
+    limits = options(
+        "--ulimit", "nofile=1:2", "--ulimit", "core=0", "--ulimit", "stack=unlimited", "--ulimit", "cpu=5:-1"
+    ).limits
     assert [(limit.name, limit.soft, limit.hard) for limit in limits] == [
-        ("RLIMIT_NOFILE", 1, 2), ("RLIMIT_CORE", 0, 0), ("RLIMIT_STACK", -1, -1), ("RLIMIT_CPU", 5, -1),
-    ]  # fmt: skip
+        ("RLIMIT_NOFILE", 1, 2),
+        ("RLIMIT_CORE", 0, 0),
+        ("RLIMIT_STACK", -1, -1),
+        ("RLIMIT_CPU", 5, -1),
+    ]
 
 
-@pytest.mark.parametrize("text", ["", "nofile", "nofile=", "nofile=a", "nofile=2:1", "nofile=unlimited:1", "nonsense=1", "nofile=1:2:3", "nofile=-2"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "nofile",
+        "nofile=",
+        "nofile=a",
+        "nofile=2:1",
+        "nofile=unlimited:1",
+        "nonsense=1",
+        "nofile=1:2:3",
+        "nofile=-2",
+    ],
+)
 def test_malformed_limits(options: Any, text: str) -> None:
     with pytest.raises(UsageError):
         options("--ulimit", text)
@@ -82,15 +107,31 @@ def test_stop_signal(options: Any) -> None:
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("cmd", ("cmd",)), ('["a", "b c"]', ("a", "b c")), ("", ()), ("/bin/sh -c", ("/bin/sh -c",)), ("[not json", ("[not json",))],
+    [
+        ("cmd", ("cmd",)),
+        ('["a", "b c"]', ("a", "b c")),
+        ("", ()),
+        ("/bin/sh -c", ("/bin/sh -c",)),
+        ("[not json", ("[not json",)),
+    ],
 )
 def test_entrypoint(options: Any, text: str, expected: tuple[str, ...]) -> None:
     assert options("--entrypoint", text).entrypoint == expected
 
 
 def test_security(options: Any, tmp_path: Path) -> None:
-    made = options("--security-opt", "no-new-privileges", "--security-opt", "seccomp=profile.json", "--security-opt", "mask=/a:/b",
-                   "--security-opt", "unmask=ALL", "--security-opt", "label=disable")  # fmt: skip
+    made = options(
+        "--security-opt",
+        "no-new-privileges",
+        "--security-opt",
+        "seccomp=profile.json",
+        "--security-opt",
+        "mask=/a:/b",
+        "--security-opt",
+        "unmask=ALL",
+        "--security-opt",
+        "label=disable",
+    )
     assert made.no_new_privileges and made.seccomp_profile == str(tmp_path / "profile.json")
     assert made.masks == ("/a", "/b") and made.unmasks == ("ALL",)
     assert options("--security-opt", "no-new-privileges:true").no_new_privileges
@@ -98,13 +139,26 @@ def test_security(options: Any, tmp_path: Path) -> None:
 
 
 def test_hosts_and_addresses(options: Any) -> None:
-    made = options("--add-host", "a:192.0.2.1", "--add-host", "b:[2001:db8::1]", "--add-host", "c=host-gateway", "--dns", "2001:db8::53")
+    made = options(
+        "--add-host",
+        "a:192.0.2.1",
+        "--add-host",
+        "b:[2001:db8::1]",
+        "--add-host",
+        "c=host-gateway",
+        "--dns",
+        "2001:db8::53",
+    )
     assert made.add_hosts == ("a:192.0.2.1", "b:2001:db8::1", "c:host-gateway") and made.dns == ("2001:db8::53",)
 
 
 def test_labels(options: Any, tmp_path: Path) -> None:
     (tmp_path / "labels").write_text("a=file\nb\n")
-    assert dict(options("--label-file", "labels", "-l", "a=flag", "-l", "c=d=e").labels) == {"a": "flag", "b": "", "c": "d=e"}
+    assert dict(options("--label-file", "labels", "-l", "a=flag", "-l", "c=d=e").labels) == {
+        "a": "flag",
+        "b": "",
+        "c": "d=e",
+    }
 
 
 def test_ports_have_no_effect_without_a_network(options: Any) -> None:
@@ -114,11 +168,22 @@ def test_ports_have_no_effect_without_a_network(options: Any) -> None:
 @pytest.mark.parametrize(
     "argv",
     [
-        ["-v", "/tmp:/x", "--tmpfs", "/x/"], ["-p", "80:80", "-p", "80:81"], ["-w", "x"], ["-h", "a_b"], ["-h", "-a"], ["--network", "x"],
-        ["--dns", "localhost"], ["--add-host", ":192.0.2.1"], ["--add-host", "a:b"], ["-e", "="], ["-l", "=x"], ["--name", ".x"],
-        ["--env-file", "/no/such"], ["--security-opt", "nonsense=1"],
+        ["-v", "/tmp:/x", "--tmpfs", "/x/"],
+        ["-p", "80:80", "-p", "80:81"],
+        ["-w", "x"],
+        ["-h", "a_b"],
+        ["-h", "-a"],
+        ["--network", "x"],
+        ["--dns", "localhost"],
+        ["--add-host", ":192.0.2.1"],
+        ["--add-host", "a:b"],
+        ["-e", "="],
+        ["-l", "=x"],
+        ["--name", ".x"],
+        ["--env-file", "/no/such"],
+        ["--security-opt", "nonsense=1"],
     ],
-)  # fmt: skip
+)
 def test_flags_that_cannot_be(options: Any, argv: list[str]) -> None:
     with pytest.raises(UsageError):
         options(*argv)

@@ -7,7 +7,13 @@ import pytest
 from rootless.container.etcfiles import hosts, parse_resolv_conf, resolv_conf
 from rootless.container.record import Network
 
-HOST = "127.0.0.1 localhost\n127.0.1.1 machine.example machine # comment\n::1 localhost ip6-localhost\nnonsense line\n300.1.1.1 bad\n"
+HOST = """\
+127.0.0.1 localhost
+127.0.1.1 machine.example machine # comment
+::1 localhost ip6-localhost
+nonsense line
+300.1.1.1 bad
+"""
 
 
 def names(text: str) -> dict[str, str]:
@@ -53,15 +59,23 @@ def test_a_host_without_an_address_is_reached_through_the_gateway() -> None:
 
 
 def test_no_hosts_file() -> None:
-    assert names(hosts("", Network(mode="none"), host="192.0.2.77", hostname="box", name="x"))["localhost"] == "127.0.0.1"
+    assert (
+        names(hosts("", Network(mode="none"), host="192.0.2.77", hostname="box", name="x"))["localhost"] == "127.0.0.1"
+    )
 
 
 def test_resolv_conf() -> None:
-    text = "# c\nnameserver 192.0.2.1\nnameserver fe80::1%eth0\nnameserver nonsense\nsearch a.test b.test\noptions ndots:2 ; c\n"
+    text = (
+        "# c\nnameserver 192.0.2.1\nnameserver fe80::1%eth0\nnameserver nonsense\n"
+        "search a.test b.test\noptions ndots:2 ; c\n"
+    )
     assert parse_resolv_conf(text) == (["192.0.2.1", "fe80::1%eth0"], ["a.test", "b.test"], ["ndots:2"])
     assert resolv_conf(text, Network(mode="host")).splitlines() == [
-        "search a.test b.test", "nameserver 192.0.2.1", "nameserver fe80::1%eth0", "options ndots:2",
-    ]  # fmt: skip
+        "search a.test b.test",
+        "nameserver 192.0.2.1",
+        "nameserver fe80::1%eth0",
+        "options ndots:2",
+    ]
     assert resolv_conf(text, Network(mode="user")).splitlines()[1:] == ["nameserver 10.0.2.3", "options ndots:2"]
 
 
