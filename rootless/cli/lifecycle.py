@@ -187,6 +187,7 @@ def rm(
     """Remove containers."""
     sweep.sweep(session.settings)
     containers = Containers(session.settings)
+    containers.clear_up()
     code = 0
     for name in [container.id for container in containers] if all_ else _at_least_one(names):
         try:

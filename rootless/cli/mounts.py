@@ -101,8 +101,7 @@ def parse_mount(text: str, cwd: str) -> MountRequest:
             raise UsageError(f'the option "{key}" of the mount "{text}" is not known')
     if kind == "tmpfs":
         _check_destination(text, destination)
-        given = tuple(_tmpfs_option(word, text) for word in (*words, *values))
-        return MountRequest(type="tmpfs", source="tmpfs", destination=destination, options=(*_TMPFS_DEFAULTS, *given))
+        return _tmpfs(text, destination, [*words, *values])
     if kind not in ("bind", "volume"):
         raise UsageError(f'the mount "{text}" has the type "{kind}"', hint="use bind, volume or tmpfs")
     if kind == "bind" and not source:
@@ -113,10 +112,10 @@ def parse_mount(text: str, cwd: str) -> MountRequest:
 
 
 def _tmpfs_option(word: str, text: str) -> str:
-    name, equals, value = word.partition("=")
+    name, _, value = word.partition("=")
     if name not in _TMPFS_VALUES and word not in _FLAGS:
         raise UsageError(f'the option "{word}" of the tmpfs "{text}" is not known')
-    if equals and not re.fullmatch(_TMPFS_VALUES[name], value):
+    if name in _TMPFS_VALUES and not re.fullmatch(_TMPFS_VALUES[name], value):
         raise UsageError(f'the option "{word}" of the tmpfs "{text}" has a value that cannot be', hint="see tmpfs(5)")
     return word
 
@@ -125,7 +124,13 @@ def parse_tmpfs(text: str) -> MountRequest:
     """--tmpfs PATH[:OPTIONS]."""
     destination, _, words = text.partition(":")
     _check_destination(text, destination)
-    options = list(_TMPFS_DEFAULTS)
-    for word in words.split(",") if words else []:
-        options.append(_tmpfs_option(word, text))
-    return MountRequest(type="tmpfs", source="tmpfs", destination=destination, options=tuple(options))
+    return _tmpfs(text, destination, words.split(",") if words else [])
+
+
+def _tmpfs(text: str, destination: str, words: list[str]) -> MountRequest:
+    """What the image has at the destination is copied in unless `notmpcopyup` says not to, as with Podman."""
+    given = [_tmpfs_option(word, text) for word in words if word not in ("tmpcopyup", "notmpcopyup")]
+    copy = [] if "notmpcopyup" in words else ["tmpcopyup"]
+    return MountRequest(
+        type="tmpfs", source="tmpfs", destination=destination, options=(*_TMPFS_DEFAULTS, *copy, *given)
+    )

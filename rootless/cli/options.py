@@ -196,7 +196,7 @@ def _entrypoint(text: str | None) -> tuple[str, ...] | None:
         try:
             return msgspec.json.decode(text, type=tuple[str, ...])
         except msgspec.MsgspecError:
-            raise UsageError(f"--entrypoint {text} is not a list of strings in JSON") from None
+            return (text,)  # a command whose name begins with a bracket
     return (text,) if text else ()
 
 
@@ -304,15 +304,20 @@ def _extra_host(text: str) -> str:
     return f"{name}:{address}"
 
 
+def _limit_value(word: str, text: str) -> int:
+    if word in ("unlimited", "-1"):
+        return -1
+    if not (word.isascii() and word.isdigit()):
+        raise UsageError(f'--ulimit "{text}": "{word}" is not a number', hint="use a number, or unlimited")
+    return int(word)
+
+
 def _limit(text: str) -> Limit:
     name, separator, values = text.partition("=")
     if not separator or name.lower() not in _LIMITS:
         raise UsageError(f'--ulimit "{text}" is not NAME=SOFT[:HARD]', hint=f"the names are {', '.join(_LIMITS)}")
     soft, _, hard = values.partition(":")
-    try:
-        pair = tuple(-1 if word in ("unlimited", "-1") else int(word) for word in (soft, hard or soft))
-    except ValueError:
-        raise UsageError(f'--ulimit "{text}": the limits are not numbers') from None
+    pair = (_limit_value(soft, text), _limit_value(hard or soft, text))
     if pair[1] != -1 and (pair[0] == -1 or pair[0] > pair[1]):
         raise UsageError(f'--ulimit "{text}": the soft limit is above the hard one')
     return Limit(name=f"RLIMIT_{name.upper()}", soft=pair[0], hard=pair[1])

@@ -9,9 +9,9 @@ from ..errors import UsageError
 
 
 def parse_published(text: str) -> tuple[Published, ...]:
-    """Raises UsageError. A host port of 0 lets the kernel choose."""
-    body, _, protocol = text.partition("/")
-    protocol = protocol or "tcp"
+    """Raises UsageError. Without a host port the kernel chooses one: `host_port` is 0 then."""
+    body, separator, protocol = text.partition("/")
+    protocol = protocol if separator else "tcp"
     if protocol not in ("tcp", "udp"):
         raise UsageError(f'the protocol of the port "{text}" is "{protocol}"', hint="use tcp or udp")
     address = ""
@@ -47,10 +47,9 @@ def parse_published(text: str) -> tuple[Published, ...]:
 
 def _range(text: str, whole: str) -> tuple[int, int]:
     first, separator, last = text.partition("-")
-    try:
-        pair = (int(first), int(last) if separator else int(first))
-    except ValueError:
-        raise _malformed(whole) from None
+    if not all(word.isascii() and word.isdigit() for word in (first, last if separator else first)):
+        raise _malformed(whole)
+    pair = (int(first), int(last) if separator else int(first))
     if not 1 <= pair[0] <= pair[1] <= 65535:
         raise UsageError(f'the port "{whole}" is out of range', hint="ports go from 1 to 65535")
     return pair

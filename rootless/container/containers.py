@@ -28,9 +28,8 @@ from typing import TypeVar
 import msgspec
 
 from ..errors import ContainerError, HostError, UsageError
-from ..image.removal import remove_tree
 from ..settings import Settings
-from . import lock
+from . import debris, lock
 from .record import Record, State
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*\Z")
@@ -120,23 +119,18 @@ class Container:
 
     def forget_live(self) -> None:
         """Removes what only a living container needs."""
-        remove_tree(self.live)
+        debris.discard(self.live)
 
     def forget(self) -> None:
-        """Removes everything of a container that is not alive; its name goes last, so that this can be repeated."""
+        """Removes everything of a container that is not alive."""
         try:
             name = self.record().name
         except (ContainerError, FileNotFoundError):
-            name = ""  # a container that was killed while it was made has no record yet
-        remove_tree(self.path)
-        remove_tree(self.live)
+            name = ""  # damaged: its name is free for whoever wants it (Containers._take_name)
+        debris.discard(self.path)
         if name:
-            link = f"{self.settings.containers}/names/{name}"
-            try:
-                if os.readlink(link) == self.id:
-                    os.unlink(link)
-            except FileNotFoundError:
-                pass
+            _release_name(self.settings, name, self.id)
+        self.forget_live()
 
 
 class Containers:
@@ -148,23 +142,21 @@ class Containers:
     def create(self, record: Record) -> Container:
         """Makes the container's directory and takes its name. Raises ContainerError when the name is in use."""
         container = Container(self.settings, record.id)
+        fresh = debris.fresh(self.settings.containers, record.id)
         try:
             os.makedirs(f"{self.settings.containers}/names", mode=0o700, exist_ok=True)
-            os.mkdir(container.path, 0o700)
-        except OSError as error:
-            raise HostError(f"cannot create the container's directory {container.path}: {error.strerror}") from error
-        try:
+            for directory in (fresh, f"{fresh}/upper", f"{fresh}/work"):
+                os.mkdir(directory, 0o755)
+            with open(f"{fresh}/container.json", "wb") as file:
+                file.write(msgspec.json.encode(record))
+            os.rename(fresh, container.path)
             self._take_name(record.name, record.id)
-            for directory in ("upper", "work"):
-                os.mkdir(f"{container.path}/{directory}", 0o755)
-            _write(f"{container.path}/container.json", msgspec.json.encode(record))
         except OSError as error:
+            debris.discard(fresh)
             container.forget()
-            self._release_name(record.name, record.id)
-            raise HostError(f"cannot write the container's directory {container.path}: {error.strerror}") from error
+            raise HostError(f"cannot make the container's directory {container.path}: {error.strerror}") from error
         except BaseException:
             container.forget()
-            self._release_name(record.name, record.id)
             raise
         return container
 
@@ -181,17 +173,21 @@ class Containers:
                     continue
                 if not os.path.isdir(f"{self.settings.containers}/{owner}"):
                     # The container was removed and its remover killed before it gave the name back.
-                    self._release_name(name, owner)
+                    _release_name(self.settings, name, owner)
                     continue
                 raise _name_in_use(name, owner) from None
 
-    def _release_name(self, name: str, id: str) -> None:
-        link = f"{self.settings.containers}/names/{name}"
+    def clear_up(self) -> None:
+        """Removes what killed commands left: unfinished directories, names of containers that are gone."""
+        debris.clear(self.settings.containers)
+        names = f"{self.settings.containers}/names"
         try:
-            if os.readlink(link) == id:
-                os.unlink(link)
+            for name in os.listdir(names):
+                owner = os.readlink(f"{names}/{name}")
+                if not os.path.isdir(f"{self.settings.containers}/{owner}"):
+                    _release_name(self.settings, name, owner)
         except FileNotFoundError:
-            pass
+            return  # there never was a container, or another command is doing the same
 
     def check_name_is_free(self, name: str) -> None:
         """Raises ContainerError when a container has the name now. Only `create` takes it for sure."""
@@ -237,6 +233,15 @@ class Containers:
                 f'more than one container id begins with "{text}"', hint="give more of the id, or the container's name"
             )
         raise ContainerError(f'no container with name or ID "{text}" found: no such container')
+
+
+def _release_name(settings: Settings, name: str, id: str) -> None:
+    link = f"{settings.containers}/names/{name}"
+    try:
+        if os.readlink(link) == id:
+            os.unlink(link)
+    except FileNotFoundError:
+        pass  # somebody was quicker
 
 
 def _name_in_use(name: str, owner: str) -> ContainerError:

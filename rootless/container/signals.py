@@ -8,7 +8,7 @@ from ..errors import UsageError
 
 
 def parse(text: str) -> int:
-    """A signal's number from TERM, SIGTERM, term, 15 or RTMIN+3. Raises UsageError."""
+    """A signal's number from TERM, SIGTERM, term, 15, RTMIN+3 or RTMAX-1. Raises UsageError."""
     name = text.upper().removeprefix("SIG")
     if name.isascii() and name.isdigit() and 1 <= int(name) <= signal.SIGRTMAX:
         return int(name)
@@ -16,6 +16,12 @@ def parse(text: str) -> int:
     if base == "RTMIN" and (not separator or (offset.isascii() and offset.isdigit())):
         number = signal.SIGRTMIN + int(offset or 0)
         if number <= signal.SIGRTMAX:
+            return int(number)
+    elif base == "RTMAX" and not separator:
+        return int(signal.SIGRTMAX)
+    elif name.startswith("RTMAX-") and name[6:].isascii() and name[6:].isdigit():
+        number = signal.SIGRTMAX - int(name[6:])
+        if number >= signal.SIGRTMIN:
             return int(number)
     elif f"SIG{name}" in signal.Signals.__members__:
         return int(signal.Signals[f"SIG{name}"])

@@ -16,14 +16,13 @@ import trio
 from msgspec import structs
 
 from .. import syscalls
-from ..errors import ContainerError, HostError, first_cause
+from ..errors import HostError, first_cause
 from ..runtime import facts, process, terminal
 from ..runtime.idmap import IdMap, IdMaps
 from ..runtime.process import Init
-from . import ending, mounting, network, specification
+from . import claim, ending, mounting, network, specification
 from .children import Child
 from .containers import Container
-from .lock import hold
 from .logs import LogWriter
 from .reception import Reception
 from .record import Record, State
@@ -127,7 +126,7 @@ class _Life:
         self._children: list[Child] = []
 
     def __enter__(self) -> _Life:
-        self._lock = _claim(self.container)
+        self._lock = claim.take(self.container)
         self.streams = Streams(
             terminal=self.record.terminal, open_stdin=self.record.open_stdin, log=LogWriter(self.container.log_path)
         )
@@ -210,12 +209,3 @@ class _Life:
     def result(self) -> int:
         assert self.code is not None
         return self.code
-
-
-def _claim(container: Container) -> int:
-    """Takes the lock of a container that nobody looks after, and makes its directory. Returns the descriptor."""
-    os.makedirs(container.live, mode=0o700, exist_ok=True)
-    held = hold(f"{container.live}/lock")
-    if held is None:
-        raise ContainerError(f"container {container.id[:12]} is running already")
-    return held

@@ -15,42 +15,30 @@ import msgspec
 
 from ..errors import ContainerError
 from ..settings import Settings
-from . import lock
+from . import debris, lock
 from .containers import Container
 from .timestamps import rfc3339
-
-_GRACE = 10.0  # seconds; far more than a start needs to come from its directory to its lock
 
 
 def sweep(settings: Settings) -> None:
     """Clears up after every dead supervisor of this user."""
+    debris.clear(settings.live)
     try:
         entries = os.listdir(settings.live)
     except FileNotFoundError:
         return
     for id in entries:
         container = Container(settings, id)
-        path = f"{container.live}/lock"
         try:
-            held = lock.hold_leftover(path)
-        except FileNotFoundError:
-            _remove_if_abandoned(container)
-            continue
+            held = lock.hold_leftover(f"{container.live}/lock")
+        except (FileNotFoundError, NotADirectoryError):
+            continue  # it has just been cleared up, or is being made
         if held is None:
             continue
         try:
             _clear(container)
         finally:
             os.close(held)
-
-
-def _remove_if_abandoned(container: Container) -> None:
-    """A directory without a lock is that of a start that has not come to its lock yet, unless it is old."""
-    try:
-        if time.time() - os.stat(container.live).st_mtime > _GRACE:
-            container.forget_live()
-    except FileNotFoundError:
-        return  # it has just been cleared up
 
 
 def _clear(container: Container) -> None:
