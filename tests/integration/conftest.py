@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.residue import residue
+from tests.integration.residue import residue, scour
 from tests.kit.command import Rcontain
 from tests.kit.images import LayerBlob, Layout, demo_layout, pack, push
 from tests.kit.registry import registry
@@ -67,7 +67,7 @@ def clean(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     left = residue(command)
     if left:
-        command("rm", "--all", "--force", "--time", "0", check=False)  # the next test is not to suffer for it
+        scour(command)
         pytest.fail("rcontain left behind:\n  " + "\n  ".join(left), pytrace=False)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -22,6 +23,15 @@ def residue(command: Rcontain, *, containers: frozenset[str] = frozenset(), pati
         if not found or time.monotonic() >= deadline:
             return found
         time.sleep(0.02)
+
+
+def scour(command: Rcontain) -> None:
+    """Takes away what a failed test has left, so that the next one does not suffer for it."""
+    command("rm", "--all", "--force", "--time", "0", check=False)
+    for entry in _entries(command.runtime / "rcontain/containers"):
+        shutil.rmtree(entry, ignore_errors=True)
+    for entry in _entries(command.data / "rcontain/containers/names"):
+        entry.unlink(missing_ok=True)
 
 
 def _files(command: Rcontain, containers: frozenset[str]) -> list[str]:

@@ -113,19 +113,20 @@ def test_another_version_has_an_engine_of_its_own(rcontain: Rcontain, demo: str,
     assert old not in rcontain.processes()
 
 
-def test_limits_of_the_one_who_started_it_bind_nobody_else(rcontain: Rcontain, demo: str) -> None:
-    words = [
-        "sh",
-        "-c",
-        'ulimit -n 200; exec "$@"',
-        "sh",
-        *rcontain.words("run", "--rm", "-q", demo, "sh", "-c", "ulimit -Hn"),
-    ]
+def limited(rcontain: Rcontain, *arguments: str) -> bytes:
+    """The output of a command whose caller has at most 200 open files."""
+    words = ["sh", "-c", 'ulimit -n 200; exec "$@"', "sh", *rcontain.words(*arguments)]
     done = subprocess.run(
         words, env=rcontain.environment, cwd=rcontain.home, capture_output=True, check=True, timeout=60
     )
-    assert done.stdout == b"200\n"
+    return done.stdout
+
+
+def test_limits_of_the_one_who_started_it_bind_nobody_else(rcontain: Rcontain, demo: str) -> None:
+    """What a process may not exceed, an engine that it started may not either: so there is one for each."""
+    assert limited(rcontain, "run", "--rm", "-q", demo, "sh", "-c", "ulimit -Hn") == b"200\n"
     assert int(rcontain.text("run", "--rm", demo, "sh", "-c", "ulimit -Hn")) > 200
+    limited(rcontain, "engine", "stop")
 
 
 def test_twenty_starts_at_once(auto_box: Rcontain, demo: str) -> None:

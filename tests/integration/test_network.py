@@ -25,6 +25,8 @@ pytestmark = [
 ]
 
 GATEWAY = "10.0.2.2"
+HOST = "host.containers.internal"
+LOOPBACK = ("--network", "user:allow_host_loopback=true")
 LARGE = 20_000_000
 
 
@@ -91,7 +93,7 @@ def test_interface_addresses_and_routes(auto_box: Rcontain, demo: str) -> None:
     assert "10.0.2.100/24" in said and f"default via {GATEWAY} dev tap0" in said and said.endswith("65520")
 
 
-@pytest.mark.parametrize("name", ["host.containers.internal", "host.docker.internal", GATEWAY])
+@pytest.mark.parametrize("name", ["host.containers.internal", "host.docker.internal"])
 def test_the_host_is_reached_by_name(auto_box: Rcontain, demo: str, name: str) -> None:
     with tcp_server(lambda connection: connection.sendall(b"hello from the host\n")) as port:
         assert sh(auto_box, demo, f"nc {name} {port}") == "hello from the host"
@@ -99,7 +101,7 @@ def test_the_host_is_reached_by_name(auto_box: Rcontain, demo: str, name: str) -
 
 def test_the_hosts_loopback_needs_an_option(auto_box: Rcontain, demo: str) -> None:
     """As with Podman: services that listen on 127.0.0.1 only are not meant for containers."""
-    for flags, said in (((), "refused"), (("--network", "user:allow_host_loopback=true"), "private")):
+    for flags, said in (((), "refused"), (LOOPBACK, "private")):
         with tcp_server(lambda connection: connection.sendall(b"private\n"), "127.0.0.1") as port:
             assert said in sh(auto_box, demo, f"nc {GATEWAY} {port} 2>&1 || true", *flags)
 
@@ -118,14 +120,14 @@ def test_large_transfers_both_ways(auto_box: Rcontain, demo: str) -> None:
         received.append(total)
 
     with tcp_server(swallow) as port:
-        sh(auto_box, demo, f"head -c {LARGE} /dev/zero | nc {GATEWAY} {port}")
+        sh(auto_box, demo, f"head -c {LARGE} /dev/zero | nc {HOST} {port}")
     assert received == [LARGE]
     with tcp_server(lambda connection: connection.sendall(bytes(LARGE))) as port:
-        assert sh(auto_box, demo, f"nc {GATEWAY} {port} </dev/null | wc -c") == str(LARGE)
+        assert sh(auto_box, demo, f"nc {HOST} {port} </dev/null | wc -c") == str(LARGE)
 
 
 def test_many_connections_at_once(auto_box: Rcontain, demo: str) -> None:
-    script = "for i in $(seq 40); do (echo $i | nc 10.0.2.2 $PORT) & done; wait"
+    script = "for i in $(seq 40); do (echo $i | nc host.containers.internal $PORT) & done; wait"
     with socket.create_server(("0.0.0.0", 0), backlog=64) as listener:
         listener.settimeout(5)
         port = listener.getsockname()[1]
@@ -184,7 +186,7 @@ def test_udp_to_the_host(auto_box: Rcontain, demo: str, tmp_path: Path) -> None:
         flags, command = python(
             tmp_path,
             "import socket; s = socket.socket(type=socket.SOCK_DGRAM); s.settimeout(10);"
-            f"s.sendto(bytes(20000), ('{GATEWAY}', {server.getsockname()[1]})); print(len(s.recv(65535)))",
+            f"s.sendto(bytes(20000), ('{HOST}', {server.getsockname()[1]})); print(len(s.recv(65535)))",
         )
         assert auto_box.text("run", "--rm", *flags, demo, *command) == "40000"
         answers.join()
@@ -315,8 +317,8 @@ def test_containers_do_not_see_each_other(auto_box: Rcontain, demo: str) -> None
 
 
 def test_ipv6_to_the_host(auto_box: Rcontain, demo: str) -> None:
-    with tcp_server(lambda connection: connection.sendall(b"six\n"), "::", socket.AF_INET6) as port:
-        assert sh(auto_box, demo, f"nc fd00::2 {port}") == "six"
+    with tcp_server(lambda connection: connection.sendall(b"six\n"), "::1", socket.AF_INET6) as port:
+        assert sh(auto_box, demo, f"nc fd00::2 {port}", *LOOPBACK) == "six"
 
 
 def test_the_network_ends_with_the_container(auto_box: Rcontain, demo: str) -> None:
@@ -333,7 +335,7 @@ def test_the_network_ends_with_the_container(auto_box: Rcontain, demo: str) -> N
         closed.set()
 
     with tcp_server(watch) as port:
-        command = ("sh", "-c", f"nc {GATEWAY} {port} && sleep 100")
+        command = ("sh", "-c", f"nc {HOST} {port} && sleep 100")
         with auto_box.started("run", "-i", "--rm", "--name", "client", demo, *command) as running:
             assert running.stdout is not None and running.stdout.readline() == b"go\n"
             auto_box("kill", "client")

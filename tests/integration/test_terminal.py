@@ -38,6 +38,7 @@ def test_a_shell_with_a_terminal(auto_box: Rcontain, demo: str) -> None:
         said = term.expect("xterm").decode()
         assert "/dev/pts/0" in said and "31 97" in said
         assert term.wait() == 5
+        assert b"\r\r\n" not in term.seen
 
 
 def test_output_and_error_output_are_one(auto_box: Rcontain, demo: str) -> None:
@@ -74,12 +75,13 @@ def test_keys_reach_the_container(auto_box: Rcontain, demo: str) -> None:
         term.expect("41")
         term.type("\x03")
         term.expect("/ #")
-        term.type("sh -c 'echo $((40+2)); sleep 100'\r")
-        term.expect("42")
+        term.type("sh -c 'trap \"echo again\" CONT; echo $((40+2)); while :; do sleep 0.05; done'\r")
+        term.expect("\n42\r")
         term.type("\x1a")
         term.expect("Stopped")
+        term.expect("/ #")
         term.type("fg\r")
-        term.expect("sleep 100")
+        term.expect("\nagain\r")
         term.type("\x03")
         term.expect("/ #")
         term.type("exit 3\r")
