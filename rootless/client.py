@@ -39,7 +39,8 @@ def main() -> NoReturn:
     """The command `rcontain`. Leaves without the interpreter's farewell: that takes a millisecond, for nothing."""
     try:
         code = _run()
-        sys.stdout.flush()
+        if sys.stdout is not None:  # None when we were started without one
+            sys.stdout.flush()
     except SystemExit as leaving:
         code = leaving.code if isinstance(leaving.code, int) else 125
     os._exit(code)

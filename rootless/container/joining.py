@@ -131,13 +131,13 @@ async def _converse(
                     streams.set_master(os.dup(init.master))
                     if session.is_terminal(0):
                         _follow_window(session, init.master)
+                        if not detach:
+                            session.use_terminal()
+                            raw.enter(signals=not wanted.interactive)
                 session.on_signal = lambda number: _pass_on(init, attachment, number)
                 session.on_hangup = lambda: _hang_up(init, raw)
                 nursery.start_soon(streams.run)
                 await init.start()
-                if wanted.terminal and session.is_terminal(0) and not detach:
-                    session.use_terminal()
-                    raw.enter(signals=not wanted.interactive)
                 if detach:
                     session.detach(0)
                 if attachment is not None:

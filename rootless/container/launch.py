@@ -29,13 +29,13 @@ def in_foreground(session: Caller, container: Container, *, interactive: bool) -
 
     raw = RawTerminal(0)
 
-    def started() -> None:
+    def created() -> None:
         if with_terminal:
             session.use_terminal()
             # Without -i nobody reads the keys, and Ctrl-C is to reach the container as a signal.
             raw.enter(signals=not interactive)
 
-    attendance.on_started = started
+    attendance.on_created = created
 
     async def run() -> int:
         with trio.CancelScope() as scope:

@@ -38,6 +38,8 @@ class Attendance:
     """What the one who started the container wants to know, and what they can do while it runs."""
 
     attachment: Attachment | None = None
+    on_created: Callable[[], None] = lambda: None
+    """The container is complete but for its command; nothing has been printed yet."""
     on_started: Callable[[], None] = lambda: None
     window: tuple[int, int] | None = None
     """Rows and columns of their terminal."""
@@ -99,6 +101,7 @@ async def supervise(container: Container, attendance: Attendance) -> int:
                     streams.set_master(os.dup(init.master))
                     if attendance.window is not None:
                         attendance.resize(*attendance.window)
+                attendance.on_created()
                 nursery.start_soon(streams.run)
                 await init.start()
                 life.begins(init, reserved)
