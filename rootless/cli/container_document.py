@@ -16,8 +16,10 @@ from ..container.logs import DEFAULT_MAX_SIZE
 from ..container.options import CreateOptions, Published
 from ..container.record import MountPoint, Record, State
 from ..container.timestamps import NEVER
+from ..container.volumes import Volume
 from ..errors import ContainerError
 from ..oci import runtime
+from ..settings import Settings
 from .ps import Sizes, published
 
 
@@ -226,7 +228,7 @@ def describe_container(container: Container, record: Record, state: State, sizes
         ),
         size_rw=sizes.rw_size if sizes else None,
         size_root_fs=sizes.root_fs_size if sizes else None,
-        mounts=tuple(_mount(point) for point in record.mounts if point.type != "tmpfs"),
+        mounts=tuple(_mount(point, container.settings) for point in record.mounts if point.type != "tmpfs"),
         network_settings=_network(record, ports),
         config=ContainerConfig(
             hostname=spec.hostname or record.hostname,
@@ -252,7 +254,7 @@ def describe_container(container: Container, record: Record, state: State, sizes
         ),
         host_config=HostConfig(
             binds=tuple(
-                ":".join(filter(None, (point.name or point.source, point.destination, ",".join(point.options))))
+                ":".join(filter(None, (point.name or point.source, point.destination, _typed(point.options))))
                 for point in record.mounts
                 if point.type in ("bind", "volume")
             ),
@@ -304,20 +306,27 @@ def _security(options: CreateOptions) -> tuple[str, ...]:
     )
 
 
+def _typed(options: Sequence[str]) -> str:
+    return ",".join(word for word in options if word != "anonymous")
+
+
 def _bind_source(spec: runtime.Spec, destination: str) -> str:
     return next((mount.source or "" for mount in spec.mounts if mount.destination == destination), "")
 
 
-def _mount(point: MountPoint) -> Mount:
+_NOT_OPTIONS = ("ro", "rw", "anonymous")  # the first two are a field of their own, the third is for ourselves
+
+
+def _mount(point: MountPoint, settings: Settings) -> Mount:
     propagation = next((word for word in point.options if word.lstrip("r") in ("private", "slave", "shared")), "")
     return Mount(
         type=point.type,
         name=point.name,
-        source=point.source,
+        source=Volume(settings, point.name).path if point.type == "volume" else point.source,
         destination=point.destination,
         driver="local" if point.type == "volume" else "",
         mode="",
-        options=tuple(word for word in point.options if word not in ("ro", "rw", propagation)),
+        options=tuple(word for word in point.options if word not in (*_NOT_OPTIONS, propagation)),
         rw="ro" not in point.options,
         propagation=propagation or "rprivate",
     )

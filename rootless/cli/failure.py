@@ -15,6 +15,12 @@ from .command import UnknownCommand
 INTERRUPTED = 130  # 128 + SIGINT
 BROKEN_PIPE = 141  # 128 + SIGPIPE, what a shell reports of a program that wrote into a closed pipe
 FAILED = 125
+_ADVICE = {
+    errno.ENOSPC: "free some space, or check where the output goes",
+    errno.EDQUOT: "free some space, or ask for a larger quota",
+    errno.EMFILE: "allow more open files, for instance with `ulimit -n 256`",
+    errno.ENFILE: "the machine has no open file left; end some programs",
+}
 
 
 def explain(error: BaseException, *, debug: bool = False) -> tuple[str, int]:
@@ -62,7 +68,8 @@ def _explain_unexpected(error: BaseException, *, debug: bool) -> str:
     again = "" if debug else "; run the command with --log-level debug to see where"
     if isinstance(error, OSError) and error.errno is not None:
         subject = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
-        return f"Error: {subject}{os.strerror(error.errno)} ({type(error).__name__}){again}"
+        advice = _ADVICE.get(error.errno)
+        return f"Error: {subject}{os.strerror(error.errno)}{f'; {advice}' if advice else again}"
     message = str(error).strip().split("\n")[0]
     return f"Error: unexpected {type(error).__name__}{': ' if message else ''}{message}{again}"
 
@@ -76,8 +83,8 @@ def _explain_usage(error: click.ClickException) -> str:
         case UnknownCommand():
             near = "".join(f"\t{name}\n" for name in error.near)
             return (
-                f"Error: {error.message}\n\n"
-                + (f"Did you mean this?\n{near}\n" if near else "")
+                f"Error: {error.message}\n"
+                + (f"\nDid you mean this?\n{near}\n" if near else "")
                 + f"Try '{path} --help' for more information"
             )
         case click.NoSuchOption():
@@ -89,10 +96,21 @@ def _explain_usage(error: click.ClickException) -> str:
             return f"Error: {_missing(error)}\n{see}"
         case click.BadParameter() if error.param is not None and error.param.param_type_name == "option":
             flag = max(error.param.opts, key=len)
-            return f'Error: invalid argument for the "{flag}" flag: {_sentence(error.message)}\n{see}'
+            return f'Error: invalid argument for the "{flag}" flag: {_wrong_value(error, error.param)}\n{see}'
         case click.UsageError():
             return f"Error: {_sentence(error.message)}\n{see}"
     return f"Error: {_sentence(error.format_message())}"
+
+
+def _wrong_value(error: click.BadParameter, param: click.Parameter) -> str:
+    """click's sentence where it has a good one: of numbers it says `integer range`, of booleans all spellings."""
+    value = error.message.partition(" is not a valid ")[0]
+    match param.type:
+        case click.IntRange() if value != error.message:
+            return f"{value} is not a whole number"
+        case click.types.BoolParamType():
+            return f"{value} is neither true nor false"
+    return _sentence(error.message)
 
 
 def _missing(error: click.MissingParameter) -> str:

@@ -13,7 +13,7 @@ import msgspec
 
 from ..container.containers import Container, Containers
 from ..container.options import Published
-from ..container.record import MountPoint, Record, State
+from ..container.record import Record, State
 from ..errors import ContainerError, UsageError
 from . import times
 from .command import Command
@@ -123,17 +123,22 @@ def published(record: Record, state: State) -> Sequence[Published]:
     return state.published or record.network.published
 
 
-def ports(published: Sequence[Published]) -> str:
-    """`0.0.0.0:8080->80/tcp, 0.0.0.0:53->53/udp`"""
+def ports(published: Sequence[Published], exposed: Sequence[str] = ()) -> str:
+    """`0.0.0.0:8080->80/tcp, 53/udp`: those that are led here, then those that the image merely exposes."""
+    led = {f"{port.container_port}/{port.protocol}" for port in published}
     return ", ".join(
-        f"{f'[{port.host_ip}]' if ':' in port.host_ip else port.host_ip or '0.0.0.0'}:{port.host_port}"
-        f"->{port.container_port}/{port.protocol}"
-        for port in published
+        [
+            f"{f'[{port.host_ip}]' if ':' in port.host_ip else port.host_ip or '0.0.0.0'}:{port.host_port}"
+            f"->{port.container_port}/{port.protocol}"
+            for port in published
+        ]
+        + [port for port in map(_with_protocol, exposed) if port not in led]
     )
 
 
-def mount_names(mounts: Sequence[MountPoint]) -> tuple[str, ...]:
-    return tuple(mount.name or mount.destination for mount in mounts)
+def _with_protocol(port: str) -> str:
+    """image-spec, config.md: an exposed port is `port/tcp`, `port/udp` or `port`, which means tcp."""
+    return port if "/" in port else f"{port}/tcp"
 
 
 def short_command(words: Sequence[str], *, full: bool) -> str:
@@ -177,7 +182,7 @@ def summarize(known: Known, now_ns: int, sizes: Sizes | None) -> ContainerSummar
         image=record.image_name or record.image_id[:12],
         image_id=record.image_id,
         labels=record.labels,
-        mounts=mount_names(record.mounts),
+        mounts=tuple(mount.destination for mount in record.mounts),
         names=(record.name,),
         networks=() if record.network.mode in ("none", "host") else (record.network.mode,),
         pid=state.pid,
@@ -203,7 +208,7 @@ def _view(summary: ContainerSummary, known: Known, *, full: bool) -> View:
         "Created": _go_time(known.record.created),
         "CreatedHuman": summary.created_at,
         "RunningFor": summary.created_at,
-        "Ports": ports(published(known.record, known.state)),
+        "Ports": ports(published(known.record, known.state), known.record.exposed_ports),
         "Names": known.record.name,
         "Label": Method(lambda name: summary.labels.get(str(name), "")),
         "Mounts": ",".join(summary.mounts),

@@ -64,7 +64,8 @@ def pull(
     if not names:
         raise UsageError("the name of an image is missing")
     wanted = _platform(platform, os_, arch, variant)
-    references = [Reference.parse(name) for name in names]
+    # The only transport of skopeo and Podman that a registry has; their documentation writes it in front.
+    references = [Reference.parse(name.removeprefix("docker://")) for name in names]
     environment = dict(session.environment)
     if authfile:
         environment["REGISTRY_AUTH_FILE"] = authfile

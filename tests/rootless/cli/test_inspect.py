@@ -56,6 +56,7 @@ def test_a_container(web: CommandLine) -> None:
     assert (bind["Type"], bind["Source"], bind["Destination"], bind["RW"]) == ("bind", "/srv/data", "/data", False)
     assert (bind["Propagation"], bind["Options"]) == ("rprivate", ["rbind"])
     assert (volume["Type"], volume["Name"], volume["RW"]) == ("volume", "x", True)
+    assert volume["Source"] == f"{web.settings.volumes}/x/_data"
     assert told["HostConfig"]["Tmpfs"] == {"/scratch": "size=1m"}
     assert told["HostConfig"]["Binds"] == ["/srv/data:/data:ro,rbind,rprivate", "x:/var/x:rw"]
     assert told["BoundingCaps"] == ["CAP_KILL"]

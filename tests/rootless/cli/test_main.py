@@ -65,7 +65,7 @@ def test_version(cli: CommandLine) -> None:
     ("argv", "message"),
     [
         (["pss"], "unrecognized command `rcontain pss`\n\nDid you mean this?\n\tps\n\nTry 'rcontain --help'"),
-        (["container", "xyzzy"], "unrecognized command `rcontain container xyzzy`\n\nTry 'rcontain container --help'"),
+        (["container", "xyzzy"], "unrecognized command `rcontain container xyzzy`\nTry 'rcontain container --help'"),
         (["ps", "--quiett"], "unknown flag: --quiett; did you mean --quiet?\nSee 'rcontain ps --help'"),
         (["--bogus", "ps"], "unknown flag: --bogus\nSee 'rcontain --help'"),
         (["ps", "-y"], "unknown shorthand flag: -y\nSee"),
@@ -78,6 +78,9 @@ def test_version(cli: CommandLine) -> None:
         (["logs"], "specify at least one container name or ID to log"),
         (["pull", "-a", "x"], "--all-tags is not supported"),
         (["pull", "UPPER/Case"], "is malformed"),
+        (["pull", "--tls-verify=perhaps", "x"], "flag: 'perhaps' is neither true nor false"),
+        (["stop", "-t", "soon", "x"], "invalid argument for the \"--time\" flag: 'soon' is not a whole number"),
+        (["nosuch"], "unrecognized command `rcontain nosuch`\nTry 'rcontain --help'"),
     ],
 )
 def test_wrong_use_is_one_sentence_and_125(cli: CommandLine, argv: list[str], message: str) -> None:
@@ -147,7 +150,10 @@ class TestExplain:
 
     def test_an_operating_system_error_names_the_file(self) -> None:
         error = OSError(errno.ENOSPC, "No space left on device", "/srv/x")
-        assert explain(error)[0].startswith("Error: /srv/x: No space left on device")
+        assert explain(error)[0].startswith("Error: /srv/x: No space left on device; free some space")
+        assert explain(OSError(errno.EIO, ""))[0] == (
+            "Error: Input/output error; run the command with --log-level debug to see where"
+        )
 
 
 def test_a_failing_command_says_so_and_shows_where_on_request(

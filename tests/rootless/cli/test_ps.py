@@ -59,7 +59,7 @@ def test_json_has_podmans_names(three: CommandLine) -> None:
     assert web["State"] == "running"
     assert web["Ports"][0] == {"host_ip": "", "container_port": 80, "host_port": 8080, "range": 1, "protocol": "tcp"}
     assert web["Pid"] == 4242
-    assert web["Mounts"] == ["/data", "x", "/scratch"]
+    assert web["Mounts"] == ["/data", "/var/x", "/scratch"]
     assert (old["Exited"], old["ExitCode"], old["ExitedAt"]) == (True, 3, 1_700_000_005)
     assert new["StartedAt"] == -62135596800
     assert new["ImageID"] == "ff" * 32
@@ -150,6 +150,12 @@ def test_bound_ports_come_from_the_state(cli: CommandLine) -> None:
     state = State(status="running", published=(PORTS[0],))
     cli.container("web", state, alive=True)
     assert cli.lines("ps", "--format", "{{.Ports}}") == ["0.0.0.0:8080->80/tcp"]
+
+
+def test_ports_that_the_image_exposes(cli: CommandLine) -> None:
+    cli.container("web", network=Network(mode="user", published=PORTS), exposed_ports=("80/tcp", "81", "53/tcp"))
+    (shown,) = cli.lines("ps", "-a", "--format", "{{.Ports}}")
+    assert shown == "0.0.0.0:8080->80/tcp, [::1]:53->53/udp, 81/tcp, 53/tcp"
 
 
 def test_a_damaged_container_does_not_hide_the_others(three: CommandLine) -> None:

@@ -28,7 +28,7 @@ def test_pull_prints_the_id_on_stdout_and_the_rest_on_stderr(cli: CommandLine, l
         assert result.code == 0, result.err
         (id,) = result.out.split()
         assert f"Pulling {registry.address}/x:latest" in result.err
-        quiet = cli(*PULL, "-q", f"{registry.address}/x", f"{registry.address}/y")
+        quiet = cli(*PULL, "-q", f"{registry.address}/x", f"docker://{registry.address}/y")
         assert (quiet.code, quiet.out, quiet.err) == (0, f"{id}\n{id}\n", "")
     assert cli.lines("images", "-q", "--no-trunc") == [f"sha256:{id}"]
     assert cli.lines("inspect", "-f", "{{index .RepoTags 0}}", id[:12]) == [f"{registry.address}/x:latest"]
