@@ -107,7 +107,12 @@ def runtime_directory() -> str:
 def _connect() -> _socket.socket | None:
     connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
     try:
-        connection.connect(f"{runtime_directory()}/{engine_name()}.sock")
+        # By way of a descriptor: a socket's address has 108 bytes, unix(7), and the directory's name may be long.
+        directory = os.open(runtime_directory(), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            connection.connect(f"/proc/self/fd/{directory}/{engine_name()}.sock")
+        finally:
+            os.close(directory)
     except OSError:
         connection.close()
         return None
@@ -207,10 +212,11 @@ def _limits() -> list[tuple[int, int]]:
 
 
 def _working_directory() -> bytes:
+    """Empty when it has been deleted."""
     try:
         return os.getcwdb()
     except FileNotFoundError:
-        return b"/"
+        return b""
 
 
 def _forward_signals(connection: _socket.socket, *, had_terminal: bool) -> list[tuple[int, Any]]:

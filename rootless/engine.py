@@ -13,7 +13,7 @@ Single-threaded on purpose: it forks. With `once` it serves its first connection
 
 from __future__ import annotations
 
-import ctypes
+import contextlib
 import gc
 import os
 import signal
@@ -21,6 +21,7 @@ import socket
 import sys
 import time
 import warnings
+from collections.abc import Iterator
 from typing import NoReturn
 
 from . import client, forkserver, request, syscalls
@@ -30,7 +31,7 @@ from .runtime import interpreter
 
 STARTING_SECONDS = 60
 GARBAGE_THRESHOLD = 50_000  # allocations; a start makes a tenth of that, and has no garbage worth looking for
-TITLE = b"rc-engine"
+TITLE = "rc-engine"
 
 
 def main() -> NoReturn:
@@ -100,12 +101,23 @@ def _listen(first: socket.socket) -> Endpoint:
     except FileNotFoundError:
         pass
     umask = os.umask(0o177)
-    listener.bind(f"{base}.sock")
+    with _short(directory) as there:
+        listener.bind(f"{there}/{os.path.basename(base)}.sock")
     os.umask(umask)
     listener.listen(128)
     _dismiss_older(directory, base)
     _keep_log(f"{directory}/engine.log")
-    return Endpoint(listener, held)
+    return Endpoint(listener, f"{base}.sock", held)
+
+
+@contextlib.contextmanager
+def _short(directory: str) -> Iterator[str]:
+    """Another path of a directory, that leaves room in the 108 bytes of a socket's address; unix(7)."""
+    fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{fd}"
+    finally:
+        os.close(fd)
 
 
 def _keep_log(path: str) -> None:
@@ -123,9 +135,9 @@ def _dismiss_older(directory: str, base: str) -> None:
         path = f"{directory}/{entry}"
         if not entry.endswith(".sock") or path == f"{base}.sock" or path.rpartition("-")[0] != context:
             continue
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as older:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as older, _short(directory) as there:
             try:
-                older.connect(path)
+                older.connect(f"{there}/{entry}")
                 os.kill(forkserver.peer(older)[0], signal.SIGTERM)
             except (ConnectionRefusedError, FileNotFoundError, ProcessLookupError):
                 pass  # it has left already
@@ -151,8 +163,8 @@ def _clear_up(directory: str) -> None:
 
 
 def _name_process() -> None:
-    title = ctypes.create_string_buffer(TITLE)
-    syscalls.prctl(syscalls.Prctl.SET_NAME, ctypes.addressof(title))
+    syscalls.set_name(TITLE)
+    syscalls.set_command_line("rcontain engine")
 
 
 def _enter() -> None:

@@ -30,14 +30,15 @@ _RESPITE = 0.1  # seconds; between spares that die before they serve anybody
 class Endpoint:
     """Where clients connect, and the lock that goes with the name. A session must hold neither."""
 
-    def __init__(self, listener: socket.socket, lock_fd: int) -> None:
+    def __init__(self, listener: socket.socket, path: str, lock_fd: int) -> None:
         self.listener = listener
+        self._path = path
         self._lock_fd = lock_fd
 
     def give_back(self) -> None:
         """Gives the name up. The lock's file stays: two engines could otherwise hold two files of the same name."""
         try:
-            os.unlink(self.listener.getsockname())
+            os.unlink(self._path)
         except FileNotFoundError:
             pass  # a newer engine has cleaned up after us
         self.listener.close()
@@ -107,7 +108,10 @@ class ForkServer:
         # An engine that ends before this takes us along; the client was not answered yet and asks the next engine.
         syscalls.prctl(syscalls.Prctl.SET_PDEATHSIG, 0)
         self._endpoint.listener.close()
-        os.write(writing, _TAKEN)
+        try:
+            os.write(writing, _TAKEN)
+        except BrokenPipeError:
+            pass  # the engine has just died; this client is served all the same
         os.close(writing)
         _become_session(connection)
 

@@ -27,6 +27,7 @@ from .settings import Settings, from_environment
 
 T = TypeVar("T")
 
+_NO_DIRECTORY = "/(deleted working directory)"  # where relative paths lead when the client's directory is gone
 _PRACTICE = 16  # times; enough for CPython to have specialised the code, see warm.practise
 _FIRST_MESSAGE_LIMIT = 8 << 20  # bytes; the kernel's own limit for argv and environment is 2 MiB by default
 
@@ -36,7 +37,8 @@ class Session:
 
     def __init__(self, connection: socket.socket, asked: Request) -> None:
         self.argv = [os.fsdecode(word) for word in asked.argv]
-        self.cwd = os.fsdecode(asked.cwd)
+        self.cwd = os.fsdecode(asked.cwd) or _NO_DIRECTORY
+        self.umask = asked.umask
         self.environment: Mapping[str, str] = dict(os.environ)
         self.settings: Settings = from_environment(os.environ)
         self.on_signal: Callable[[int], None] | None = None
@@ -307,7 +309,7 @@ def _adopt(asked: Request) -> None:
         os.close(fd)
     _renew_streams()
     try:
-        os.chdir(asked.cwd)
+        os.chdir(asked.cwd or "/")
     except OSError:
         os.fchdir(asked.fds[3])  # a directory that only the caller's mount namespace shows
     os.close(asked.fds[3])
@@ -318,7 +320,7 @@ def _adopt(asked: Request) -> None:
         if separator and name:
             os.environb[name] = value
     os.environ.update(keep)
-    os.umask(asked.umask)
+    os.umask(0o022)  # what is made here is the container's; the client's own umask is Session.umask
     for number, pair in enumerate(asked.limits):
         if resource.getrlimit(number) != pair:
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -40,7 +41,7 @@ def from_environment(environment: Mapping[str, str], *, root: str | None = None)
     """The settings of a user whose environment this is. Raises UsageError when no home directory is known."""
     home = environment.get("HOME") or ""
     if not home.startswith("/"):
-        raise UsageError("the HOME variable is missing or not an absolute path", hint="set HOME to your home directory")
+        home = _home_of(int(environment.get("RCONTAIN_UID") or os.getuid()))
     data = root or _data_home(environment, home)
     driver = environment.get("RCONTAIN_STORAGE_DRIVER", "auto")
     if driver not in STORAGE_DRIVERS:
@@ -51,6 +52,17 @@ def from_environment(environment: Mapping[str, str], *, root: str | None = None)
     return Settings(
         data=os.path.abspath(data), runtime=runtime_directory(environment), home=home, storage_driver=driver
     )
+
+
+def _home_of(uid: int) -> str:
+    """From the password file; `uid` is the one on the host."""
+    try:
+        return pwd.getpwuid(uid).pw_dir
+    except KeyError:
+        raise UsageError(
+            f"there is no HOME variable, and user {uid} is not in the password file",
+            hint="set HOME to your home directory",
+        ) from None
 
 
 def _data_home(environment: Mapping[str, str], home: str) -> str:

@@ -233,6 +233,25 @@ def setdomainname(name: str) -> None:
     _check(_libc.setdomainname(raw, len(raw)), raw)
 
 
+def set_name(name: str) -> None:
+    """PR_SET_NAME: what `comm` shows; at most 15 bytes."""
+    title = ctypes.create_string_buffer(name.encode()[:15])
+    prctl(Prctl.SET_NAME, ctypes.addressof(title))
+
+
+def set_command_line(text: str) -> None:
+    """What ps(1) shows of this process from now on, instead of its arguments, whose memory is overwritten.
+
+    A text that is longer than those were is cut. proc(5): arg_start and arg_end are fields 48 and 49 of `stat`.
+    """
+    with open("/proc/self/stat", "rb") as file:
+        fields = file.read().rpartition(b")")[2].split()
+    start, end = int(fields[45]), int(fields[46])
+    if 0 < start < end:
+        size = end - start
+        ctypes.memmove(start, text.encode()[: size - 1].ljust(size, b"\0"), size)
+
+
 class _OpenHow(ctypes.Structure):
     _fields_ = [("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64)]
 

@@ -9,11 +9,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
+import msgspec
 
 from ..container import signals
 from ..container.containers import check_name
 from ..container.options import CreateOptions, Limit, MountRequest, Published
 from ..errors import UsageError
+from ..runtime.rootdir import normalize
 from ..settings import STORAGE_DRIVERS
 from .mounts import parse_mount, parse_tmpfs, parse_volume
 from .ports import parse_published
@@ -118,9 +120,9 @@ def creation_options(session: Session, image: str, command: tuple[str, ...], fla
         click.echo(f"Port mappings have no effect with --network {network}", err=True)
         published = ()
     security = _security(flags["security_opt"], session.cwd)
-    return CreateOptions(
-        image=image,
-        command=command,
+    options = CreateOptions(
+        image=image.removeprefix("docker://"),
+        command=tuple(_utf8(word) for word in command),
         entrypoint=_entrypoint(flags["entrypoint"]),
         name=check_name(flags["name"]) if flags["name"] else "",
         interactive=flags["interactive"],
@@ -152,13 +154,23 @@ def creation_options(session: Session, image: str, command: tuple[str, ...], fla
         stop_signal=signals.parse(flags["stop_signal"]) if flags["stop_signal"] else None,
         stop_timeout=flags["stop_timeout"],
         labels=_labels(session, flags["label_file"], flags["label"]),
-        limits=tuple(_limit(text) for text in flags["ulimit"]),
+        limits=tuple(_limit(text) for text in flags["ulimit"] if text != "host"),  # host: as the caller has them
         shm_size=parse_size(flags["shm_size"], "--shm-size"),
         quiet=flags["quiet"],
         storage_driver=flags["storage_driver"] or session.settings.storage_driver,
-        create_command=("rcontain", *getattr(session, "argv", ())),
+        create_command=tuple(_utf8(word) for word in ("rcontain", *getattr(session, "argv", ()))),
         **security,
     )
+    try:
+        msgspec.json.encode(options)
+    except UnicodeEncodeError as error:
+        raise UsageError(f"the argument {os.fsencode(error.object)!r} is not UTF-8") from None
+    return options
+
+
+def _utf8(text: str) -> str:
+    """Bytes that are no UTF-8 are replaced, as Podman does: config.json cannot hold them."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def parse_size(text: str, flag: str) -> int:
@@ -191,8 +203,6 @@ def _entrypoint(text: str | None) -> tuple[str, ...] | None:
     if text is None:
         return None
     if text.startswith("["):
-        import msgspec
-
         try:
             return msgspec.json.decode(text, type=tuple[str, ...])
         except msgspec.MsgspecError:
@@ -213,7 +223,7 @@ def chosen_environment(session: Session, files: tuple[str, ...], pairs: tuple[st
                     result[name] = value
             continue
         _set_variable(result, text, session)
-    return tuple(result.items())
+    return tuple((_utf8(name), _utf8(value)) for name, value in result.items())
 
 
 def _set_variable(result: dict[str, str], text: str, session: Session) -> None:
@@ -243,7 +253,7 @@ def _labels(session: Session, files: tuple[str, ...], pairs: tuple[str, ...]) ->
         name, _, value = text.partition("=")
         if not name:
             raise UsageError(f'the label "{text}" has no name', hint="use NAME=VALUE")
-        result[name] = value
+        result[_utf8(name)] = _utf8(value)
     return tuple(result.items())
 
 
@@ -253,7 +263,7 @@ def _mounts(session: Session, flags: Mapping[str, Any]) -> tuple[MountRequest, .
     requests += [parse_tmpfs(text) for text in flags["tmpfs"]]
     seen: set[str] = set()
     for request in requests:
-        destination = os.path.normpath(request.destination)
+        destination = normalize(request.destination)
         if destination in seen:
             raise UsageError(
                 f"two mounts have the destination {destination}", hint="give each a destination of its own"

@@ -99,7 +99,7 @@ def _reserve_cidfile(session: Caller, path: str | None) -> str | None:
         return None
     path = os.path.join(session.cwd, os.path.expanduser(path))
     try:
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644))
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666 & ~session.umask))
     except FileExistsError:
         raise UsageError(f"container id file {path} exists", hint="remove it, or choose another --cidfile") from None
     except OSError as error:

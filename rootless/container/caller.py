@@ -22,6 +22,11 @@ class Caller(Protocol):
     """The client has gone; without a callback that cancels `run`."""
 
     @property
+    def umask(self) -> int:
+        """The client's; for files that the user asked for."""
+        ...
+
+    @property
     def environment(self) -> Mapping[str, str]: ...
 
     @property

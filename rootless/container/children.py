@@ -6,7 +6,6 @@ into the code that forked it.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import sys
@@ -77,8 +76,8 @@ def _run(name: str, function: Callable[[], None], keep: Collection[int], parent:
         syscalls.prctl(syscalls.Prctl.SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
             os._exit(1)  # it died before we could ask to die with it
-        title = ctypes.create_string_buffer(f"rc-{name}".encode()[:15])
-        syscalls.prctl(syscalls.Prctl.SET_NAME, ctypes.addressof(title))
+        syscalls.set_name(f"rc-{name}")
+        syscalls.set_command_line(f"rcontain {name}")
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGIO, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)

@@ -7,13 +7,14 @@ import sys
 import time
 from collections.abc import Mapping
 
-from ..errors import ContainerError, HostError, UsageError
+from ..errors import CommandNotFound, ContainerError, HostError, UsageError
 from ..image.model import Derive, Image
 from ..image.store import ImageNotFound, Store
 from ..oci.platform import Platform
 from ..oci.reference import Reference
 from ..runtime import idmap
 from ..runtime.idmap import IdMaps
+from ..runtime.rootdir import normalize
 from . import driver, signals
 from .caller import Caller
 from .containers import Container, Containers, new_id
@@ -106,6 +107,8 @@ def _record(session: Caller, options: CreateOptions, image: Image, ids: IdMaps, 
     id = new_id()
     entrypoint = tuple(config.entrypoint or ()) if options.entrypoint is None else options.entrypoint
     command = options.command or (() if options.entrypoint is not None else tuple(config.cmd or ()))
+    if (entrypoint + command)[:1] == ("",):
+        raise CommandNotFound('the command "" cannot be found in $PATH')
     if not entrypoint + command:
         raise UsageError(
             f"no command was given and the image {options.image} names none", hint="give one after the image"
@@ -193,9 +196,9 @@ def _published(options: CreateOptions, exposed: Mapping[str, object] | None) -> 
 def _mounts(options: CreateOptions, image_volumes: Mapping[str, object] | None) -> list[MountRequest]:
     """What was asked for, and an anonymous volume for each VOLUME of the image that nothing else covers."""
     requests = list(options.mounts)
-    covered = {os.path.normpath(request.destination) for request in requests}
+    covered = {normalize(request.destination) for request in requests}
     for destination in image_volumes or {}:
-        path = os.path.normpath(f"/{destination}")
+        path = normalize(destination)
         if path not in covered and path != "/":
             covered.add(path)
             requests.append(MountRequest(type="volume", source="", destination=path))
@@ -220,7 +223,7 @@ def _mount_point(request: MountRequest) -> MountPoint:
     return MountPoint(
         type=request.type,
         source=request.source if request.type != "volume" else "",
-        destination=os.path.normpath(request.destination),
+        destination=normalize(request.destination),
         options=tuple(options),
         name=name,
     )

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from msgspec import structs
 
-from ..errors import HostError, UsageError
+from ..errors import CommandNotRunnable, HostError, UsageError
 from ..oci import runtime as documents
 from ..oci.runtime import Mount, NamespaceType, Rlimit, Seccomp, Spec
 from ..runtime import capabilities, facts, seccomp
@@ -32,7 +32,10 @@ def write(container: Container, record: Record, ids: IdMaps, rootfs: str) -> Spe
     """Makes the configuration and writes it into the bundle. Raises UsageError, ContainerError, HostError."""
     options = record.options
     with RootDir.at(rootfs) as root:
-        found = resolve_user(root, record.user or _own_id(record), extra_groups=options.groups)
+        try:
+            found = resolve_user(root, record.user or _own_id(record), extra_groups=options.groups)
+        except UsageError as error:
+            raise CommandNotRunnable(error.message, hint=error.hint) from None  # as what Podman leaves with
         accounts = _accounts(container, record, root, found)
     user = structs.replace(
         found.user, additional_gids=tuple(dict.fromkeys((found.user.gid, *found.user.additional_gids)))
@@ -107,6 +110,8 @@ def _limits(record: Record) -> Sequence[Rlimit]:
 def _own_files(container: Container, record: Record) -> list[Mount]:
     """/etc/hosts, /etc/hostname and /etc/resolv.conf, unless the user mounts something there."""
     taken = {point.destination for point in record.mounts}
+    if any(point.destination == "/etc" and "ro" in point.options for point in record.mounts):
+        return []  # there is no place for them
     hosts = etcfiles.hosts(
         etcfiles.read_host_file("/etc/hosts"),
         record.network,
@@ -121,7 +126,7 @@ def _own_files(container: Container, record: Record) -> list[Mount]:
     }
     mounts = []
     for name, content in contents.items():
-        if f"/etc/{name}" not in taken and "/etc" not in taken:
+        if f"/etc/{name}" not in taken:
             source = container.write_live(name, content.encode())
             mounts.append(_bind(source, f"/etc/{name}", ("rprivate", "nosuid", "nodev", "noexec")))
     # How programs find out that they are in a container: Podman's file, with nothing in it.

@@ -6,6 +6,7 @@ With a terminal there is one stream, the master of the container's own pty; with
 from __future__ import annotations
 
 import os
+import select
 import time
 from collections.abc import Callable
 
@@ -18,6 +19,7 @@ DETACH_KEYS = b"\x10\x11"  # ctrl-p ctrl-q, as Docker's and Podman's
 
 
 QUIET_SECONDS = 0.2
+_PATIENCE = 8  # turns of the loop
 
 
 class Attachment:
@@ -96,7 +98,7 @@ class Streams:
     async def run(self) -> None:
         """Carries output until all of it has been read, as it has when the last process of the container is gone."""
         async with trio.open_nursery() as nursery:
-            for name, fd in self._outputs.items():
+            for name, fd in list(self._outputs.items()):
                 nursery.start_soon(self._carry_output, name, fd)
         self._finished.set()
 
@@ -109,11 +111,27 @@ class Streams:
         while data := await self._read(fd):
             if self.log is not None:
                 self.log.write(name, data, time.time_ns())
+            if name == "stderr":
+                await self._let_stdout_go_first()
             for attachment in list(self.attachments):
                 try:
                     await attachment.sinks[name].write(data)
                 except OSError:
-                    self.detach(attachment)  # its reader has gone; the log has everything
+                    if self.terminal or attachment not in self.attachments:
+                        self.detach(attachment)
+                        continue
+                    # Its reader has gone, as in `run … yes | head -1`: the command is to get SIGPIPE, as without us.
+                    os.close(self._outputs.pop(name))
+                    return
+
+    async def _let_stdout_go_first(self) -> None:
+        """What a command prints to both at nearly one time is nearly always meant in that order."""
+        stdout = self._outputs.get("stdout")
+        if stdout is not None:
+            for _ in range(_PATIENCE):
+                if not select.select([stdout], [], [], 0)[0]:
+                    return
+                await trio.lowlevel.checkpoint()
 
     async def _read(self, fd: int) -> bytes:
         """The next output; a line that stays unfinished for a while is written to the log as far as it has come."""

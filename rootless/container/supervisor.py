@@ -152,6 +152,7 @@ class _Life:
         )
         self.container.write_live_state(self._state)
         self.reception.pidfd = init.pidfd
+        syscalls.set_command_line(f"rcontain {self.record.name}")
         self.attendance.is_running = True
         self.attendance.on_started()
 

@@ -19,13 +19,14 @@ class Refused(Exception):
 class Context:
     """What steps hand to later ones."""
 
-    __slots__ = ("channel", "empty", "executable", "first_closed", "root", "state", "trees")
+    __slots__ = ("attached", "channel", "empty", "executable", "first_closed", "root", "state", "trees")
 
     def __init__(self, channel: socket.socket, state: bytes) -> None:
         self.channel = channel
         self.first_closed = channel.fileno()
         self.state = state
         self.trees: dict[int, int] = {}
+        self.attached: set[int] = set()
         self.root = RootDir(-1)
         self.empty = -1
         self.executable = ""

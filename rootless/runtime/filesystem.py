@@ -61,7 +61,7 @@ def _mount_filesystem(context: Context, step: steps.MountFilesystem) -> None:
     else:
         if step.copy_up:
             mounted = context.root.open(step.target, os.O_RDONLY | os.O_DIRECTORY)
-            tmpfs.copy_up(fd, mounted)
+            tmpfs.copy_up(fd, mounted, step.data)
             os.close(mounted)
     finally:
         os.close(fd)
@@ -108,11 +108,24 @@ def _devices(context: Context, step: steps.Devices) -> None:
 
 
 def _attach_node(context: Context, path: str, slot: int) -> None:
-    tree = syscalls.open_tree(context.trees[slot], b"", _OF_FD)
     target = context.root.file(path, 0o666)
-    syscalls.move_mount(tree, target)
+    _attach_shared(context, slot, target)
     os.close(target)
-    os.close(tree)
+
+
+def _attach_shared(context: Context, slot: int, target: int) -> None:
+    """Attach a slot's tree, or a copy of it where it has a place already.
+
+    In this order, because before Linux 6.15 only what is attached in this mount namespace can be copied.
+    """
+    tree = context.trees[slot]
+    if slot not in context.attached:
+        syscalls.move_mount(tree, target)
+        context.attached.add(slot)
+        return
+    copy = syscalls.open_tree(tree, b"", _OF_FD)
+    syscalls.move_mount(copy, target)
+    os.close(copy)
 
 
 def _device(context: Context, step: steps.Device) -> None:
@@ -124,9 +137,7 @@ def _mask(context: Context, step: steps.Mask) -> None:
     if target is None:
         return
     if not stat.S_ISDIR(os.fstat(target).st_mode):
-        tree = syscalls.open_tree(context.trees[step.null_slot], b"", _OF_FD)
-        syscalls.move_mount(tree, target)
-        os.close(tree)
+        _attach_shared(context, step.null_slot, target)
     elif context.empty < 0:
         flags = MountFlag.RDONLY | MountFlag.NOSUID | MountFlag.NODEV | MountFlag.NOEXEC
         syscalls.mount("tmpfs", b"/proc/self/fd/%d" % target, "tmpfs", flags, "size=0k,nr_inodes=2")

@@ -240,6 +240,9 @@ def _directory(context: Context, step: steps.Directory) -> None:
             raise
         os.makedirs(step.path, 0o755, exist_ok=True)
         os.chdir(step.path)
+    except (NotADirectoryError, PermissionError) as error:
+        why = f"cannot {step}: {error.strerror}"
+        raise Refused(Fault.NOT_RUNNABLE, why, error.errno or 0) from error
     # CVE-2024-21626: a directory that is not below the new root must not become the working directory.
     if not os.getcwd().startswith("/"):
         raise OSError(errno.ENOENT, "it is outside of the container", step.path)

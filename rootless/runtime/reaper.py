@@ -9,6 +9,7 @@ from typing import Final, NoReturn
 from rootless import syscalls
 from rootless.syscalls import Prctl
 
+_NAME: Final = "rcontain-init"
 _NOT_FORWARDED: Final = frozenset(
     {
         signal.SIGKILL,
@@ -36,6 +37,11 @@ def block_signals() -> None:
 
 def run(command: int) -> NoReturn:
     """Be the init process whose command is the child `command`; ends with the command's exit code (128+N if killed)."""
+    try:
+        syscalls.set_name(_NAME)
+        syscalls.set_command_line(_NAME)
+    except OSError:
+        pass  # no /proc in this container, so nobody sees the host's paths in it either
     syscalls.close_range(0)
     syscalls.prctl(Prctl.SET_DUMPABLE, 0)
     while True:

@@ -10,14 +10,23 @@ _CHUNK: Final = 1 << 20
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def copy_up(below: int, mounted: int) -> None:
+def copy_up(below: int, mounted: int, options: str) -> None:
     """Copy what is in the directory `below` (an O_PATH descriptor) into the directory `mounted`, with owner and mode.
+
+    What the mount's own `options` say of owner and mode stays.
 
     Devices and sockets are left out. Raises OSError, ENOSPC where the tmpfs is too small.
     """
     source = os.open(f"/proc/self/fd/{below}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
+        made = os.fstat(mounted)
         _copy_directory(source, mounted)
+        given = {option.partition("=")[0] for option in options.split(",")}
+        copied = os.fstat(mounted)
+        uid = made.st_uid if "uid" in given else copied.st_uid
+        gid = made.st_gid if "gid" in given else copied.st_gid
+        os.fchown(mounted, uid, gid)
+        os.fchmod(mounted, stat.S_IMODE(made.st_mode if "mode" in given else copied.st_mode))
     finally:
         os.close(source)
 
