@@ -76,7 +76,10 @@ def as_click_reads(command: click.Command, args: Sequence[str], *, interspersed:
         flags = [name] if name.startswith("--") else [f"-{letter}" for letter in name[1:]]
         if equals and value in (*_TRUE, *_FALSE) and flags and all(_is_flag(options.get(flag)) for flag in flags):
             # In a cluster of short flags the value is the last one's.
-            out.extend(flags if value in _TRUE else flags[:-1])
+            if value in _TRUE:
+                out.extend(flags)
+            else:  # it takes back an earlier one, such as an alias has
+                out = [*(earlier for earlier in out if earlier != flags[-1]), *flags[:-1]]
             continue
         if equals and len(name) == 2 and name in options and not _is_flag(options[name]):
             out += [name, value]

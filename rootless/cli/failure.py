@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
 import os
 import traceback
@@ -90,7 +91,9 @@ def _explain_usage(error: click.ClickException) -> str:
         case click.NoSuchOption():
             long = error.option_name.startswith("--")
             flag = f"unknown flag: {error.option_name}" if long else f"unknown shorthand flag: {error.option_name}"
-            near = f"; did you mean {' or '.join(sorted(error.possibilities))}?" if error.possibilities else ""
+            # click's own suggestions go as far as --init for --ip.
+            close = difflib.get_close_matches(error.option_name, error.possibilities or (), n=2, cutoff=0.75)
+            near = f"; did you mean {' or '.join(close)}?" if close else ""
             return f"Error: {flag}{near}\n{see}"
         case click.MissingParameter():
             return f"Error: {_missing(error)}\n{see}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 from pathlib import Path
 
 import pytest
@@ -28,9 +29,11 @@ def test_a_relative_data_home_is_ignored(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("home", [None, "", "relative"])
-def test_without_a_home(home: str | None) -> None:
+def test_without_a_home_the_password_file_says_where_it_is(home: str | None, tmp_path: Path) -> None:
+    given = {"XDG_RUNTIME_DIR": str(tmp_path), **({} if home is None else {"HOME": home})}
+    assert from_environment(given).home == pwd.getpwuid(os.getuid()).pw_dir
     with pytest.raises(UsageError, match="HOME"):
-        from_environment({} if home is None else {"HOME": home})
+        from_environment({**given, "RCONTAIN_UID": "4294967000"})
 
 
 def test_drivers(tmp_path: Path) -> None:

@@ -104,13 +104,22 @@ async def test_input_arrives_and_ends_and_both_outputs_are_apart() -> None:
     person.close()
 
 
-async def test_a_reader_that_has_gone_does_not_stop_the_container() -> None:
+async def test_a_reader_that_has_gone_breaks_the_containers_pipe() -> None:
     streams, person = Streams(terminal=False, open_stdin=False, log=None), Person()
     streams.attach(person.attachment)
     os.close(person.screen)
     person.screen = -1
-    await converse(streams, person, child=lambda fds: [os.write(fds[1], bytes(60_000)) for _ in range(20)] and None)
-    assert streams.attachments == []
+    broken = []
+
+    def child(fds: tuple[int, int, int]) -> None:
+        try:
+            for _ in range(200):
+                os.write(fds[1], bytes(60_000))
+        except BrokenPipeError:
+            broken.append(True)
+
+    await converse(streams, person, child=child)
+    assert broken == [True]
     streams.close()
     person.close()
 
