@@ -92,7 +92,7 @@ def _explain_usage(error: click.ClickException) -> str:
             long = error.option_name.startswith("--")
             flag = f"unknown flag: {error.option_name}" if long else f"unknown shorthand flag: {error.option_name}"
             # click's own suggestions go as far as --init for --ip.
-            close = difflib.get_close_matches(error.option_name, error.possibilities or (), n=2, cutoff=0.75)
+            close = difflib.get_close_matches(error.option_name, error.possibilities or (), n=2, cutoff=0.8)
             near = f"; did you mean {' or '.join(close)}?" if close else ""
             return f"Error: {flag}{near}\n{see}"
         case click.MissingParameter():

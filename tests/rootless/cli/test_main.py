@@ -78,6 +78,7 @@ def test_version(cli: CommandLine) -> None:
         (["logs"], "specify at least one container name or ID to log"),
         (["pull", "-a", "x"], "--all-tags is not supported"),
         (["pull", "UPPER/Case"], "is malformed"),
+        (["run", "--ip", "10.0.2.7", "x"], "unknown flag: --ip\nSee 'rcontain run --help'"),
         (["pull", "--tls-verify=perhaps", "x"], "flag: 'perhaps' is neither true nor false"),
         (["stop", "-t", "soon", "x"], "invalid argument for the \"--time\" flag: 'soon' is not a whole number"),
         (["nosuch"], "unrecognized command `rcontain nosuch`\nTry 'rcontain --help'"),
