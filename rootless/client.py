@@ -19,6 +19,9 @@ import sys
 from . import __version__
 from .request import ACCEPTED, EXIT, LIMITS, RETRY, SIGNAL, TERMINAL, WINDOW, Request
 
+# Until our own handlers are there an interrupt just ends us, without a traceback.
+_signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable

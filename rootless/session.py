@@ -21,13 +21,13 @@ from typing import NoReturn, TypeVar
 
 from . import request
 from .container import children
+from .container.caller import NO_DIRECTORY
 from .errors import RcontainError, first_cause
 from .request import Request
 from .settings import Settings, from_environment
 
 T = TypeVar("T")
 
-_NO_DIRECTORY = "/(deleted working directory)"  # where relative paths lead when the client's directory is gone
 _PRACTICE = 16  # times; enough for CPython to have specialised the code, see warm.practise
 _FIRST_MESSAGE_LIMIT = 8 << 20  # bytes; the kernel's own limit for argv and environment is 2 MiB by default
 
@@ -37,7 +37,7 @@ class Session:
 
     def __init__(self, connection: socket.socket, asked: Request) -> None:
         self.argv = [os.fsdecode(word) for word in asked.argv]
-        self.cwd = os.fsdecode(asked.cwd) or _NO_DIRECTORY
+        self.cwd = os.fsdecode(asked.cwd) or NO_DIRECTORY
         self.umask = asked.umask
         self.environment: Mapping[str, str] = dict(os.environ)
         self.settings: Settings = from_environment(os.environ)
@@ -111,7 +111,8 @@ class Session:
         _flush()
         self._send(request.EXIT + bytes([code & 0xFF]))
         self._close()
-        children.reap_killed()
+        children.kill_all()
+        children.reap_all()
         os._exit(0)
 
     async def _watch_client(self, cancel: Callable[[int], None]) -> None:

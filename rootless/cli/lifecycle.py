@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterable
 
 import click
@@ -10,7 +9,6 @@ import click
 from ..container import control, ending, signals, sweep
 from ..container.caller import Caller
 from ..container.containers import Container, Containers
-from ..container.control import NotAlive
 from ..errors import ContainerError, RcontainError, UsageError
 from .command import Command
 from .session import pass_session
@@ -224,8 +222,4 @@ def wait(session: Caller, names: tuple[str, ...]) -> None:
     """Wait until containers have ended, and print their exit codes."""
     sweep.sweep(session.settings)
     for _, container in _chosen(session, names, False):
-        try:
-            code = session.run(control.wait, container)
-        except NotAlive:
-            code = container.state().exit_code
-        click.echo(str(128 + signal.SIGKILL if code is None else code))
+        click.echo(str(session.run(control.wait, container)))

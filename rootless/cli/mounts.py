@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 
+from ..container.caller import NO_DIRECTORY
 from ..container.options import MountRequest
 from ..errors import UsageError
 
@@ -56,7 +57,10 @@ def _request(text: str, source: str, destination: str, words: list[str], cwd: st
 
 
 def _existing(source: str, cwd: str) -> str:
-    path = os.path.normpath(os.path.join(cwd, os.path.expanduser(source)))
+    expanded = os.path.expanduser(source)
+    if cwd == NO_DIRECTORY and not os.path.isabs(expanded):
+        raise UsageError(f'cannot mount "{source}": the working directory does not exist any more')
+    path = os.path.normpath(os.path.join(cwd, expanded))
     if not os.path.lexists(path):
         raise UsageError(f"cannot mount {path}: no such file or directory", hint="create it first, or check the path")
     return path

@@ -25,12 +25,31 @@ PULL_POLICIES = ("always", "missing", "never", "newer")
 NETWORKS = ("user", "none", "host")
 _NETWORK_ALIASES = ("slirp4netns", "pasta", "private", "bridge", "default")
 
+_PROXIES = tuple(
+    spelling(f"{scheme}_proxy") for spelling in (str.lower, str.upper) for scheme in ("http", "https", "ftp", "no")
+)
 _SIZE = re.compile(r"(\d+)\s*([bkmgt]?)(?:i?b)?\Z", re.IGNORECASE)
 _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _LIMITS = (
     *("as", "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss"),
     *("rtprio", "rttime", "sigpending", "stack"),
 )
+
+
+class Seconds(click.ParamType):  # type: ignore[type-arg]
+    """A number of seconds; -1 is for ever."""
+
+    name = "seconds"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        if value != "-1" and not (value.isascii() and value.isdigit()):
+            self.fail(f"{value!r} is not a number of seconds", param, ctx)
+        return int(value)
+
+
+SECONDS = Seconds()
 
 
 def creation_flags(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -78,10 +97,23 @@ _FLAGS = (
     ),
     _many("-p", "--publish", metavar="[[IP:]PORT:]PORT[/udp]", help="Lead a port of this machine to the container's."),
     click.option("-P", "--publish-all", is_flag=True, help="Publish all ports that the image exposes, on free ports."),
-    click.option("--network", "--net", metavar="NETWORK", default="user", help="user, none or host [default: user]."),
+    click.option(
+        "--network",
+        "--net",
+        metavar="NETWORK",
+        default="user",
+        help="user, none or host [default: user]; with user:allow_host_loopback=true 10.0.2.2 is your 127.0.0.1.",
+    ),
     _many("--dns", metavar="ADDRESS", help="Ask this name server."),
     _many("--dns-search", metavar="DOMAIN", help="Search names in this domain."),
     _many("--add-host", metavar="NAME:ADDRESS", help="Add a line to /etc/hosts; host-gateway stands for this machine."),
+    click.option(
+        "--http-proxy",
+        metavar="BOOL",
+        type=bool,
+        default=True,
+        help="Pass on your proxy variables, such as https_proxy [default: true].",
+    ),
     click.option("--init", is_flag=True, help="Run a small init that forwards signals and reaps processes."),
     click.option("--platform", metavar="OS/ARCH", default="", help="Take the image for this platform."),
     click.option(
@@ -89,12 +121,17 @@ _FLAGS = (
         metavar="WHEN",
         type=click.Choice(PULL_POLICIES),
         default="missing",
-        help="always, missing, never or newer.",
+        help="always, missing, never or newer [default: missing].",
     ),
     click.option(
-        "--tls-verify", metavar="BOOL", type=bool, default=None, help="false: accept any registry, also by HTTP."
+        "--tls-verify", metavar="BOOL", type=bool, default=None, help="false: accept any certificate, and plain HTTP."
     ),
-    click.option("--userns", metavar="MODE", default="host", help="host, or keep-id: you keep your own id inside."),
+    click.option(
+        "--userns",
+        metavar="MODE",
+        default="host",
+        help="host, nomap (you are nobody inside) or keep-id[:uid=N,gid=N]: you keep your own id inside.",
+    ),
     click.option("--stop-signal", metavar="SIGNAL", help="What `stop` sends [default: the image's, or TERM]."),
     click.option(
         "--stop-timeout", metavar="SECONDS", type=click.IntRange(min=-1), default=10, help="When `stop` kills."
@@ -102,7 +139,9 @@ _FLAGS = (
     _many("-l", "--label", metavar="NAME[=VALUE]", help="Attach a label."),
     _many("--label-file", metavar="FILE", help="Attach the labels that FILE lists."),
     _many("--ulimit", metavar="NAME=SOFT[:HARD]", help="Limit a resource, as getrlimit(2) names it."),
-    click.option("--shm-size", metavar="SIZE", default="65536000", help="Size of /dev/shm, such as 64m."),
+    click.option(
+        "--shm-size", metavar="SIZE", default="65536000", help="Size of /dev/shm, such as 64m [default: 64000k]."
+    ),
     click.option("-q", "--quiet", is_flag=True, help="Say nothing about the pull."),
     click.option(
         "--storage-driver", metavar="DRIVER", type=click.Choice(STORAGE_DRIVERS), help="auto, overlay or fuse."
@@ -128,7 +167,10 @@ def creation_options(session: Session, image: str, command: tuple[str, ...], fla
         interactive=flags["interactive"],
         terminal=flags["tty"],
         remove=flags["rm"],
-        environment=chosen_environment(session, flags["env_file"], flags["env"]),
+        environment=(
+            *(_proxies(session) if flags["http_proxy"] else ()),
+            *chosen_environment(session, flags["env_file"], flags["env"]),
+        ),
         mounts=_mounts(session, flags),
         working_directory=_working_directory(flags["workdir"]),
         user=flags["user"],
@@ -164,7 +206,8 @@ def creation_options(session: Session, image: str, command: tuple[str, ...], fla
     try:
         msgspec.json.encode(options)
     except UnicodeEncodeError as error:
-        raise UsageError(f"the argument {os.fsencode(error.object)!r} is not UTF-8") from None
+        text = error.object.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        raise UsageError(f'the argument "{text}" is not UTF-8') from None
     return options
 
 
@@ -208,6 +251,12 @@ def _entrypoint(text: str | None) -> tuple[str, ...] | None:
         except msgspec.MsgspecError:
             return (text,)  # a command whose name begins with a bracket
     return (text,) if text else ()
+
+
+def _proxies(session: Session) -> tuple[tuple[str, str], ...]:
+    """The caller's proxy variables; what -e says comes after them and wins."""
+    given = session.environment
+    return tuple((name, _utf8(given[name])) for name in _PROXIES if name in given)
 
 
 def chosen_environment(session: Session, files: tuple[str, ...], pairs: tuple[str, ...]) -> tuple[tuple[str, str], ...]:

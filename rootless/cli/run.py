@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
+from ..container import claim, ending, launch, sweep
 from ..container import create as creation
-from ..container import ending, launch, sweep
 from ..container.caller import Caller
 from ..container.containers import Container, Containers
 from ..container.options import CreateOptions
@@ -40,12 +40,13 @@ _COMMAND = click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="
 @pass_session
 def run(session: Caller, /, detach: bool, image: str, command: tuple[str, ...], **flags: Any) -> int:
     """Run a command in a new container."""
-    container, options = _create(session, image, command, flags)
+    container, options = _create(session, image, command, flags, to_run=True)
     try:
         if detach:
             return launch.detached(session, container)
         return launch.in_foreground(session, container, interactive=options.interactive)
     finally:
+        claim.abandon(container)
         if detach is False and options.remove:
             _remove_cidfile(session, flags["cidfile"])
 
@@ -73,7 +74,7 @@ def prepare() -> None:
 
 
 def _create(
-    session: Caller, image: str, command: tuple[str, ...], flags: dict[str, Any]
+    session: Caller, image: str, command: tuple[str, ...], flags: dict[str, Any], *, to_run: bool = False
 ) -> tuple[Container, CreateOptions]:
     options = creation_options(session, image, command, flags)
     cidfile = _reserve_cidfile(session, flags["cidfile"])
@@ -83,7 +84,7 @@ def _create(
             _replace(session, options.name)
         elif options.name:
             Containers(session.settings).check_name_is_free(options.name)  # before a pull that would be in vain
-        container = creation.create(session, options)
+        container = creation.create(session, options, to_run=to_run)
     except BaseException:
         if cidfile:
             os.unlink(cidfile)

@@ -9,6 +9,9 @@ from ..settings import Settings
 
 T = TypeVar("T")
 
+NO_DIRECTORY = "/(deleted working directory)"
+"""`Caller.cwd` where the client's directory has been deleted: relative paths lead nowhere."""
+
 
 class Caller(Protocol):
     """Descriptors 0, 1 and 2 are the client's. The three callbacks are called while `run` runs."""

@@ -16,8 +16,8 @@ import trio
 
 from .. import syscalls
 
-_killed: set[Child] = set()
-"""Killed, and not yet waited for."""
+_living: set[Child] = set()
+"""Forked by this process, and not yet waited for."""
 
 
 class Child:
@@ -27,6 +27,7 @@ class Child:
         self.name = name
         self.pid = pid
         self.pidfd = os.pidfd_open(pid)
+        _living.add(self)
 
     def __repr__(self) -> str:
         return f"<Child {self.name} {self.pid}>"
@@ -39,21 +40,27 @@ class Child:
         """Waits, blocking, for its end, and lets go of it."""
         os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
         os.close(self.pidfd)
-        _killed.discard(self)
+        _living.discard(self)
 
     def kill(self) -> None:
-        """Ends it at once. Whoever has nothing more to do calls `reap`, or `reap_killed` for all of them."""
-        _killed.add(self)
+        """Ends it at once. Whoever has nothing more to do calls `reap`, or `reap_all`."""
         try:
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
         except ProcessLookupError:
             pass  # it has ended by itself
 
 
-def reap_killed() -> None:
-    """Waits for everything that was killed, so that this process leaves no zombie to others."""
-    for child in list(_killed):
-        child.reap()
+def kill_all() -> None:
+    """Ends every helper of this process, also one whose start was interrupted."""
+    for child in _living:
+        child.kill()
+
+
+def reap_all(*, name: str | None = None) -> None:
+    """Waits for every helper, or those of one name, so that no zombie is left to others. Kill them first."""
+    for child in list(_living):
+        if name is None or child.name == name:
+            child.reap()
 
 
 def fork_child(name: str, function: Callable[[], None], *, keep: Collection[int], log: str) -> Child:
@@ -64,13 +71,17 @@ def fork_child(name: str, function: Callable[[], None], *, keep: Collection[int]
     parent = os.getpid()
     sys.stdout.flush()
     sys.stderr.flush()
-    pid = os.fork()
-    if pid == 0:
-        _run(name, function, keep, parent, log)
+    stderr = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        pid = os.fork()
+        if pid == 0:
+            _run(name, function, keep, parent, stderr)
+    finally:
+        os.close(stderr)
     return Child(name, pid)
 
 
-def _run(name: str, function: Callable[[], None], keep: Collection[int], parent: int, log: str) -> NoReturn:
+def _run(name: str, function: Callable[[], None], keep: Collection[int], parent: int, stderr: int) -> NoReturn:
     code = 1
     try:
         syscalls.prctl(syscalls.Prctl.SET_PDEATHSIG, signal.SIGKILL)
@@ -84,7 +95,7 @@ def _run(name: str, function: Callable[[], None], keep: Collection[int], parent:
         null = os.open(os.devnull, os.O_RDWR)
         os.dup2(null, 0)
         os.dup2(null, 1)
-        os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), 2)
+        os.dup2(stderr, 2)
         _close_all_but({0, 1, 2, *keep})
         function()
         code = 0

@@ -6,8 +6,28 @@ import errno
 import os
 
 from ..errors import ContainerError
-from . import debris, lock
+from . import debris, ending, lock
 from .containers import Container
+
+
+def take_over(container: Container) -> int:
+    """The claim that `create` took for a container that is to be run at once, or a new one."""
+    held, container.claim = container.claim, None
+    return take(container) if held is None else held
+
+
+def abandon(container: Container) -> None:
+    """Lets go of a container that was made to be run at once, and was not: with --rm it goes away again."""
+    if container.claim is None:
+        return
+    held, container.claim = container.claim, None
+    try:
+        if container.record().remove:
+            ending.forget(container, volumes=True)
+        else:
+            container.forget_live()
+    finally:
+        os.close(held)
 
 
 def take(container: Container) -> int:

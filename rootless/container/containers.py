@@ -22,7 +22,7 @@ import errno
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import msgspec
@@ -46,6 +46,8 @@ class Container:
         self.id = id
         self.path = f"{settings.containers}/{id}"
         self.live = f"{settings.live}/{id}"
+        self.claim: int | None = None
+        """The descriptor of its lock between its creation and its start, when both are one command (claim.py)."""
 
     def __repr__(self) -> str:
         return f"<Container {self.id[:12]}>"
@@ -139,9 +141,15 @@ class Containers:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
 
-    def create(self, record: Record) -> Container:
-        """Makes the container's directory and takes its name. Raises ContainerError when the name is in use."""
+    def create(self, record: Record, *, claim: Callable[[Container], int] | None = None) -> Container:
+        """Makes the container's directory and takes its name. Raises ContainerError when the name is in use.
+
+        `claim` takes the claim to look after it first, so that there is never a container to be run at once that
+        nobody looks after: when its maker dies, sweep knows that it was to be removed.
+        """
         container = Container(self.settings, record.id)
+        if claim is not None:
+            container.claim = claim(container)
         fresh = debris.fresh(self.settings.containers, record.id)
         try:
             os.makedirs(f"{self.settings.containers}/names", mode=0o700, exist_ok=True)
@@ -151,12 +159,13 @@ class Containers:
                 file.write(msgspec.json.encode(record))
             os.rename(fresh, container.path)
             self._take_name(record.name, record.id)
-        except OSError as error:
+        except BaseException as error:
             debris.discard(fresh)
             container.forget()
-            raise HostError(f"cannot make the container's directory {container.path}: {error.strerror}") from error
-        except BaseException:
-            container.forget()
+            if container.claim is not None:
+                os.close(container.claim)
+            if isinstance(error, OSError):
+                raise HostError(f"cannot make the container's directory {container.path}: {error.strerror}") from error
             raise
         return container
 

@@ -25,6 +25,7 @@ from ..errors import ContainerError
 from .containers import Container
 
 MESSAGE_LIMIT = 4096
+_PAUSE = 0.005  # seconds
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -111,12 +112,24 @@ def join(container: Container) -> tuple[int, int, int]:
     return fds[0], fds[1], fds[2]
 
 
-async def wait(container: Container) -> int | None:
-    """Waits until the container has ended and is cleaned up. Its exit code; None when the supervisor died instead."""
-    with connect(container) as connection:
-        connection.setblocking(False)
-        send(connection, Message(op="wait"))
-        return await exit_code(connection)
+async def wait(container: Container) -> int:
+    """Waits until the container has ended and everything of it is cleaned up; its exit code, or its last one."""
+    code = None
+    try:
+        with connect(container) as connection:
+            connection.setblocking(False)
+            send(connection, Message(op="wait"))
+            code = await exit_code(connection)
+    except (NotAlive, BrokenPipeError):
+        pass  # it is just ending, has ended, or its supervisor was killed: then its state will tell
+    await gone(container)
+    return container.state().exit_code if code is None else code
+
+
+async def gone(container: Container) -> None:
+    """Waits until nobody looks after the container; for the moments in which its supervisor answers no more."""
+    while container.is_alive():  # noqa: ASYNC110 - a lock of another process has no event to wait for
+        await trio.sleep(_PAUSE)
 
 
 async def exit_code(connection: socket.socket) -> int | None:

@@ -15,7 +15,7 @@ from ..oci.reference import Reference
 from ..runtime import idmap
 from ..runtime.idmap import IdMaps
 from ..runtime.rootdir import normalize
-from . import driver, signals
+from . import claim, driver, signals
 from .caller import Caller
 from .containers import Container, Containers, new_id
 from .mounting import record_layers
@@ -27,15 +27,18 @@ from .timestamps import rfc3339
 _SCRATCH = ("rprivate", "nosuid", "nodev", "tmpcopyup")
 
 
-def create(session: Caller, options: CreateOptions) -> Container:
-    """Makes a container, pulling its image where `options.pull` says so. Raises RcontainError, nothing half-made."""
+def create(session: Caller, options: CreateOptions, *, to_run: bool = False) -> Container:
+    """Makes a container, pulling its image where `options.pull` says so. Raises RcontainError, nothing half-made.
+
+    One that is `to_run` at once is claimed already; see claim.py.
+    """
     store = Store(session.settings.data)
     store.prepare()
     ids = id_maps(options.user_namespace)
     choice = driver.choose(session.settings, options.storage_driver, ids.uids.triples(), ids.gids.triples())
     derive = Derive.TREE if choice.driver == "overlay" else Derive.INDEX
     image = _image(session, store, options, derive)
-    return _record(session, options, image, ids, choice.driver)
+    return _record(session, options, image, ids, choice.driver, to_run)
 
 
 def _image(session: Caller, store: Store, options: CreateOptions, derive: Derive) -> Image:
@@ -101,7 +104,9 @@ def invoking_ids() -> tuple[int, int]:
     return maps[0], maps[1]
 
 
-def _record(session: Caller, options: CreateOptions, image: Image, ids: IdMaps, chosen_driver: str) -> Container:
+def _record(
+    session: Caller, options: CreateOptions, image: Image, ids: IdMaps, chosen_driver: str, to_run: bool
+) -> Container:
     config = image.config.config
     settings = session.settings
     id = new_id()
@@ -158,7 +163,7 @@ def _record(session: Caller, options: CreateOptions, image: Image, ids: IdMaps, 
             create_command=options.create_command,
         )
         try:
-            return containers.create(record)
+            return containers.create(record, claim=claim.take if to_run else None)
         except ContainerError:
             if options.name:
                 raise

@@ -19,6 +19,7 @@ async def stop(container: Container, *, number: int, seconds: float | None) -> N
     try:
         pidfd = await _pidfd(container)
     except NotAlive:
+        await control.gone(container)
         return
     try:
         with control.connect(container) as connection:
@@ -33,9 +34,10 @@ async def stop(container: Container, *, number: int, seconds: float | None) -> N
                 _send_signal(pidfd, signal.SIGKILL)
             await control.exit_code(connection)
     except (NotAlive, BrokenPipeError, ConnectionResetError):
-        return  # it ended by itself in the meantime
+        pass  # it ended by itself in the meantime
     finally:
         os.close(pidfd)
+    await control.gone(container)
 
 
 async def kill(container: Container, number: int) -> None:
@@ -57,9 +59,10 @@ async def kill(container: Container, number: int) -> None:
             _send_signal(pidfd, number)
             await control.exit_code(connection)
     except (NotAlive, BrokenPipeError, ConnectionResetError):
-        return  # it has ended and is cleaned up
+        pass  # it has just ended
     finally:
         os.close(pidfd)
+    await control.gone(container)
 
 
 async def _pidfd(container: Container) -> int:

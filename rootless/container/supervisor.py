@@ -20,7 +20,7 @@ from ..errors import HostError, first_cause
 from ..runtime import facts, process, terminal
 from ..runtime.idmap import IdMap, IdMaps
 from ..runtime.process import Init
-from . import claim, ending, mounting, network, specification
+from . import children, claim, ending, mounting, network, specification
 from .children import Child
 from .containers import Container
 from .logs import LogWriter
@@ -126,10 +126,9 @@ class _Life:
         self._state: State | None = None
         self._trouble = ""
         self._lock = -1
-        self._children: list[Child] = []
 
     def __enter__(self) -> _Life:
-        self._lock = claim.take(self.container)
+        self._lock = claim.take_over(self.container)
         self.streams = Streams(
             terminal=self.record.terminal, open_stdin=self.record.open_stdin, log=LogWriter(self.container.log_path)
         )
@@ -158,14 +157,12 @@ class _Life:
 
     async def guard_filesystem(self, server: Child) -> None:
         """Without its root filesystem a container can do nothing any more: ends it, and says why."""
-        self._children.append(server)
         await server.ended()
         self._trouble = "the process that served the container's root filesystem has died"
         raise HostError(self._trouble, hint=f"see: rcontain logs {self.container.id[:12]}")
 
     async def guard_network(self, server: Child) -> None:
         """A container can do without its network: it goes on, and `inspect` says what happened."""
-        self._children.append(server)
         await server.ended()
         self._trouble = "the process that served the container's network has died"
         if self._state is not None:
@@ -173,12 +170,12 @@ class _Life:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         """Writes down how it ended, before the lock says that nobody looks after it any more."""
-        for child in self._children:
-            child.kill()
+        children.kill_all()
         try:
             if error is not None and not self._trouble:
                 self._trouble = str(first_cause(error))
             mounting.unmount(self.container)
+            children.reap_all(name="fuse")  # it writes into what is removed now
             if self.record.remove:
                 ending.forget(self.container, volumes=True)
             else:
@@ -187,8 +184,7 @@ class _Life:
             if self.record.network.published:
                 # Who is told that the container has ended may use its ports. Without any nobody need wait: the kernel
                 # takes its time, some 20 ms, to let a TAP device go. The session reaps what is left (Session.finish).
-                for child in self._children:
-                    child.reap()
+                children.reap_all()
             self.reception.finish(125 if self.code is None else self.code)
         finally:
             os.close(self._lock)

@@ -43,7 +43,7 @@ def look_up(context: Context, step: steps.LookUp) -> None:
 def _checked(path: str, name: str) -> str:
     try:
         found = os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
         raise Refused(Fault.NOT_FOUND, f"executable file `{name}` not found: No such file or directory", 2) from None
     except OSError as error:
         raise Refused(Fault.NOT_RUNNABLE, f"cannot reach `{path}`: {error.strerror}", error.errno or 0) from None

@@ -196,7 +196,7 @@ BOOLEANS = click.Command(
     ("words", "expected"),
     [
         ("--rm=true -d=false image", "--rm image"),
-        ("-d=true -dd=false -de=true image", "-d -d -de=true image"),
+        ("-d=true -dd=false -de=true image", "-de=true image"),
         ("--rm=1 --env --rm=false image", "--rm --env --rm=false image"),
         ("-de --rm=true --rm=true", "-de --rm=true --rm"),
         ("--env=--rm=true --rm=maybe", "--env=--rm=true --rm=maybe"),
