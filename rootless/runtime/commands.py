@@ -47,6 +47,8 @@ def run(arguments: argparse.Namespace, book: Ledger) -> int:
         return 0
     launched = creation.make(arguments, book, detached=arguments.detach)
     try:
+        if not arguments.detach:
+            creation.forward_signals(launched)
         start(arguments, book)
         if arguments.detach:
             return 0

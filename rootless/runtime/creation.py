@@ -175,10 +175,14 @@ def dry_run(arguments: argparse.Namespace) -> Plan:
     return _plan(loaded, spec, ids)
 
 
-def foreground(launched: Launched) -> int:
-    """Forward signals, show the terminal, wait."""
+def forward_signals(launched: Launched) -> None:
+    """From here on the signals that this process gets are the container's. Before `start`: it may print at once."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, lambda received, _: launched.signal(received))
+
+
+def foreground(launched: Launched) -> int:
+    """Forward signals, show the terminal, wait."""
     if launched.master is not None:
         return relay.run(launched)
     code = launched.reap()

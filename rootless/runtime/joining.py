@@ -86,6 +86,8 @@ def exec_(arguments: argparse.Namespace, book: Ledger) -> int:
         if launched.master is not None and arguments.console_socket:
             creation.hand_over(launched, arguments.console_socket)
         creation.write_pid(arguments.pid_file, launched.pid)
+        if not arguments.detach:
+            creation.forward_signals(launched)
         launched.start_now()
         return 0 if arguments.detach else creation.foreground(launched)
     except BaseException:

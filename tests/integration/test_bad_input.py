@@ -123,7 +123,9 @@ def test_a_file_that_is_no_program(box: Rcontain, demo: str, tmp_path: Path) -> 
     ],
 )
 def test_flags_that_cannot_be(auto_box: Rcontain, demo: str, arguments: list[str], said: str) -> None:
-    code = 127 if arguments[0] == "--entrypoint" else 125
+    # What only the image can tell is found out when the command is to be run: 126, as Podman has it.
+    code = {"--entrypoint": 127, "-u": 126, "--group-add": 126}.get(arguments[0], 125)
+    code = 126 if arguments == ["-w", "/etc/passwd"] else code
     assert said in complaint(auto_box("run", "--rm", *arguments, demo, "true", check=False), code)
 
 
@@ -234,8 +236,6 @@ def test_an_image_in_use_is_not_removed(auto_box: Rcontain, demo: str) -> None:
 def test_a_home_that_cannot_be_written(auto_box: Rcontain, demo: str) -> None:
     done = auto_box("run", demo, "true", env={"XDG_DATA_HOME": "/proc/1"}, check=False)
     assert "/proc/1" in complaint(done)
-    done = auto_box("run", demo, "true", env={"HOME": "", "XDG_DATA_HOME": ""}, check=False)
-    assert "HOME" in complaint(done)
 
 
 def test_a_damaged_record(auto_box: Rcontain, demo: str) -> None:
