@@ -15,7 +15,9 @@ from click.shell_completion import CompletionItem
 Completer = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 
 
-COMPLETED: dict[str, Completer | None] = {"CONTAINER": None, "IMAGE": None, "FILE": None}
+COMPLETED: dict[str, Completer | None] = dict.fromkeys(
+    ("CONTAINER", "IMAGE", "FILE", "SOURCE", "NETWORK", "CAPABILITY", "SIGNAL", "MODE", "VERB", "FOLDER")
+)
 """What completes an argument or a flag whose metavar begins with this word. Filled by completion.py."""
 
 

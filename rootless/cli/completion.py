@@ -8,6 +8,7 @@ answer comes from there.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterable
 
 import click
@@ -24,8 +25,10 @@ from ..container.containers import Containers
 from ..errors import RcontainError
 from ..image.store import Store
 from ..oci.reference import Reference
+from ..runtime import capabilities
 from ..settings import Settings
-from .command import COMPLETED, Command
+from .command import COMPLETED, Command, Completer, LazyGroup
+from .options import NETWORKS
 from .session import Session
 
 VARIABLE = "_RCONTAIN_COMPLETE"
@@ -171,4 +174,46 @@ def file_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> l
     return [CompletionItem(incomplete, type="file")]
 
 
-COMPLETED.update(CONTAINER=container_names, IMAGE=image_names, FILE=file_names)
+def folder_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Leaves it to the shell."""
+    return [CompletionItem(incomplete, type="dir")]
+
+
+def volume_sources(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """For -v: what is before the first colon is on this machine."""
+    return [] if ":" in incomplete else file_names(ctx, param, incomplete)
+
+
+def verb_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """For `help`: the verbs below the words that are there already."""
+    group: click.Command = ctx.find_root().command
+    for word in ctx.params.get("words") or ():
+        if not isinstance(group, LazyGroup) or word not in group.verbs:
+            return []
+        group = group.verbs[word].load()
+    if not isinstance(group, LazyGroup):
+        return []
+    return _matching(((name, "") for name, verb in group.verbs.items() if not verb.hidden), incomplete)
+
+
+def words(*offered: str) -> Completer:
+    """Offers what is known beforehand."""
+
+    def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return _matching(((word, "") for word in offered), incomplete)
+
+    return complete
+
+
+COMPLETED.update(
+    CONTAINER=container_names,
+    IMAGE=image_names,
+    FILE=file_names,
+    FOLDER=folder_names,
+    SOURCE=volume_sources,
+    VERB=verb_names,
+    NETWORK=words(*NETWORKS),
+    MODE=words("host", "keep-id", "nomap"),
+    CAPABILITY=words("ALL", *capabilities.NAMES),
+    SIGNAL=words(*(name.name.removeprefix("SIG") for name in signal.Signals)),
+)

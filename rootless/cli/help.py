@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from .command import Command, LazyGroup
+from .command import Command, LazyGroup, Named
 from .manual import manual
 
 
@@ -18,7 +18,7 @@ from .manual import manual
     ],
 )
 @click.option("--all", "all_", is_flag=True, help="Show the manual of all commands.")
-@click.argument("words", nargs=-1, metavar="[COMMAND]...")
+@click.argument("words", nargs=-1, metavar="[COMMAND]...", type=Named("VERB"))
 @click.pass_context
 def help_(ctx: click.Context, all_: bool, words: tuple[str, ...]) -> None:
     """Show the manual of a command."""

@@ -18,7 +18,7 @@ import click
 from .. import __version__
 from ..settings import STORAGE_DRIVERS, Settings
 from . import completion
-from .command import LazyGroup, Verb, load_all
+from .command import LazyGroup, Named, Verb, load_all
 from .failure import BROKEN_PIPE, explain
 from .session import Session
 
@@ -83,7 +83,12 @@ LOG_LEVELS = {
         ("rcontain help run", "Everything about one command"),
     ],
 )
-@click.option("--root", metavar="DIR", help="Keep images and containers in DIR [default: ~/.local/share/rcontain].")
+@click.option(
+    "--root",
+    metavar="DIR",
+    type=Named("FOLDER"),
+    help="Keep images and containers in DIR [default: ~/.local/share/rcontain].",
+)
 @click.option(
     "--storage-driver",
     metavar="DRIVER",

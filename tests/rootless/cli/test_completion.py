@@ -51,6 +51,27 @@ def test_files_are_the_shells_business(full: CommandLine) -> None:
     assert full(env=line).out == "file,\n"
 
 
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("rcontain run -v ", ["file,"]),
+        ("rcontain run -v /srv:", []),
+        ("rcontain --root ", ["dir,"]),
+        ("rcontain run --network n", ["plain,none"]),
+        ("rcontain run --userns k", ["plain,keep-id"]),
+        ("rcontain run --cap-add CAP_NET_R", ["plain,CAP_NET_RAW"]),
+        ("rcontain kill -s HU", ["plain,HUP"]),
+        ("rcontain help ru", ["plain,run"]),
+        ("rcontain help image unt", ["plain,untag"]),
+        ("rcontain help run ", []),
+        ("rcontain help nosuch ", []),
+    ],
+)
+def test_words_that_are_known_beforehand(full: CommandLine, line: str, expected: list[str]) -> None:
+    asked = {"_RCONTAIN_COMPLETE": "bash_complete", "COMP_WORDS": line, "COMP_CWORD": ""}
+    assert full(env=asked).out.splitlines() == expected
+
+
 def test_nonsense_completes_to_nothing(full: CommandLine) -> None:
     for line in ("", "rcontain bogus x", "rcontain ps --format '", "rcontain --bogus ", "rcontain help x y "):
         complete(full, line)
