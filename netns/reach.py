@@ -34,13 +34,14 @@ class Reach:
         self._mask = int(addresses.network.netmask)
         self._network6 = addresses.network6.network_address.packed[:8] if addresses.network6 is not None else None
         self._loopback = not settings.disable_host_loopback
+        self._behind_gateway = settings.behind_gateway
         self._dns = not settings.disable_dns
 
     def of(self, far: bytes, port: int) -> HostAddress | Special:
         """Where a packet to `far`, a unicast address, and `port` goes."""
         if far in self._gateways:
             if not self._loopback:
-                return Special.FORBIDDEN
+                return (self._behind_gateway, port) if self._behind_gateway and len(far) == 4 else Special.FORBIDDEN
             return (_LOOPBACK4 if len(far) == 4 else _LOOPBACK6, port)
         if far in self._resolvers:
             return Special.RESOLVER if self._dns and port == _DNS_PORT else Special.FORBIDDEN

@@ -75,8 +75,9 @@ class Addresses:
 class Settings:
     """One network. `dns` overrides the host's name servers; `outbound` are host addresses to send from.
 
-    With `disable_host_loopback` the gateway's address does not lead to the host's 127.0.0.1. Raises NetworkError for
-    values that cannot be.
+    With `disable_host_loopback` the gateway's address does not lead to the host's 127.0.0.1, but to `behind_gateway`,
+    an address of the host that the guest cannot name because it lies in the guest's own network. Raises NetworkError
+    for values that cannot be.
     """
 
     mtu: int = 65520
@@ -84,6 +85,7 @@ class Settings:
     ipv6: bool = True
     cidr6: str = "fd00::/64"
     disable_host_loopback: bool = True
+    behind_gateway: str | None = None
     disable_dns: bool = False
     dns: tuple[str, ...] = ()
     publish: tuple[PublishedPort, ...] = ()
@@ -98,7 +100,7 @@ class Settings:
             raise NetworkError(f"an MTU of {self.mtu} is not possible", hint=f"choose {smallest} to {MAX_MTU}")
         if not 0 < len(self.interface.encode()) < 16 or "/" in self.interface or " " in self.interface:
             raise NetworkError(f"{self.interface!r} cannot be the name of a network interface")
-        for server in (*self.dns, *filter(None, (self.outbound, self.outbound6))):
+        for server in (*self.dns, *filter(None, (self.outbound, self.outbound6, self.behind_gateway))):
             try:
                 ipaddress.ip_address(server)
             except ValueError:

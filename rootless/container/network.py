@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import socket
 from collections.abc import Sequence
@@ -16,6 +17,8 @@ from .children import Child, fork_child, read_ready
 from .etcfiles import GATEWAY
 from .options import Published
 from .record import Network
+
+_SUBNET = Settings().addresses().network
 
 
 class Reserved:
@@ -49,6 +52,7 @@ def reserve(network: Network) -> Reserved:
     settings = Settings(
         dns=network.dns,
         disable_host_loopback=not network.host_loopback,
+        behind_gateway=_hidden_host(),
         publish=tuple(
             PublishedPort(port.container_port, port.host_port, port.host_ip, port.protocol)
             for port in network.published
@@ -64,8 +68,15 @@ def reserve(network: Network) -> Reserved:
 
 def host(network: Network) -> str | None:
     """Under which address a container reaches this machine: the gateway's where that leads to the host's loopback
-    interface, else the machine's own as the rest of the world sees it; None where it has none."""
-    return GATEWAY if network.host_loopback else netns.process.host_address()
+    interface or the machine's own is hidden, else its own as the rest of the world sees it; None where it has none."""
+    return GATEWAY if network.host_loopback or _hidden_host() else netns.process.host_address()
+
+
+def _hidden_host() -> str | None:
+    """This machine's address where a container cannot see it, since its own network has the same addresses: virtual
+    machines behind NAT are 10.0.2.15 by custom (QEMU, VirtualBox)."""
+    address = netns.process.host_address()
+    return address if address is not None and ipaddress.IPv4Address(address) in _SUBNET else None
 
 
 class Server:

@@ -32,6 +32,14 @@ def test_the_gateway_is_the_hosts_loopback_where_that_is_allowed() -> None:
     assert reach.of(pack("127.0.0.1"), 80) is Special.FORBIDDEN
 
 
+def test_the_gateway_is_the_host_where_that_has_an_address_of_the_guests_network() -> None:
+    """Virtual machines behind NAT are 10.0.2.15 by custom (QEMU, VirtualBox)."""
+    reach = Reach(Settings(behind_gateway="10.0.2.15"))
+    assert reach.of(pack("10.0.2.2"), 80) == ("10.0.2.15", 80)
+    for address in ("fd00::2", "10.0.2.15", "127.0.0.1"):
+        assert reach.of(pack(address), 80) is Special.FORBIDDEN
+
+
 def test_the_resolver_only_resolves() -> None:
     assert Reach(Settings()).of(pack("10.0.2.3"), 53) is Special.RESOLVER
     assert Reach(Settings()).of(pack("fd00::3"), 53) is Special.RESOLVER
