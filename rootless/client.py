@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, NoReturn
 
+NAMESPACES = ("mnt", "net", "pid", "user", "ipc", "uts")
 _FORWARDED = (
     _signal.SIGHUP,
     _signal.SIGINT,
@@ -85,7 +86,7 @@ def engine_name() -> str:
                 context.update(file.read())
         except OSError:
             context.update(b"?")  # no /proc: one context, then
-    for kind in ("mnt", "net", "pid", "user", "ipc", "uts"):
+    for kind in NAMESPACES:
         try:
             context.update(os.readlink(f"/proc/self/ns/{kind}").encode())
         except OSError:

@@ -32,6 +32,7 @@ from .runtime import interpreter
 STARTING_SECONDS = 60
 GARBAGE_THRESHOLD = 50_000  # allocations; a start makes a tenth of that, and has no garbage worth looking for
 TITLE = "rc-engine"
+_held: list[int] = []
 
 
 def main() -> NoReturn:
@@ -50,12 +51,16 @@ def main() -> NoReturn:
         _serve_one(first)  # no place for a socket: this command is served all the same
     try:
         _name_process()
-        _enter()
+        _hold_namespaces()
+        is_whole = _enter()
         from .cli import run  # noqa: F401 - what most first commands need; the rest can wait until they are on their way
     except Exception as error:  # noqa: BLE001 - whatever keeps the engine from working, its client is told
         _refuse(first, endpoint, error)
     server = forkserver.ForkServer(endpoint)
     server.serve_first(first)
+    if not is_whole:
+        endpoint.give_back()  # the next command is to try again, and not to inherit what went wrong here
+        os._exit(0)
     _preload()
     gc.collect()
     gc.freeze()
@@ -167,10 +172,16 @@ def _name_process() -> None:
     syscalls.set_command_line("rcontain engine")
 
 
-def _enter() -> None:
+def _hold_namespaces() -> None:
+    """Keeps open what the engine is named after: the number of a namespace that is gone may be given to another."""
+    for kind in client.NAMESPACES:
+        _held.append(os.open(f"/proc/self/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC))
+
+
+def _enter() -> bool:
     from .container import host
 
-    host.enter()
+    return host.enter()
 
 
 def _refuse(first: socket.socket, endpoint: Endpoint, error: Exception) -> NoReturn:

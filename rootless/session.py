@@ -200,7 +200,7 @@ class Interrupted(KeyboardInterrupt):
         self.number = number
 
 
-def main(connection: socket.socket, *, enter: Callable[[], None] | None = None) -> NoReturn:
+def main(connection: socket.socket, *, enter: Callable[[], object] | None = None) -> NoReturn:
     """Serves one client and ends the process. `enter` makes the namespaces when no engine has done so."""
     try:
         asked = _receive_request(connection)
@@ -314,7 +314,7 @@ def _adopt(asked: Request) -> None:
     except OSError:
         os.fchdir(asked.fds[3])  # a directory that only the caller's mount namespace shows
     os.close(asked.fds[3])
-    keep = {name: os.environ[name] for name in ("RCONTAIN_UID",) if name in os.environ}
+    keep = {name: os.environ[name] for name in ("RCONTAIN_UID", "RCONTAIN_SINGLE_ID") if name in os.environ}
     os.environ.clear()
     for field in asked.environment:
         name, separator, value = field.partition(b"=")

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ..container import claim, ending, launch, sweep
+from ..container import claim, ending, host, launch, sweep
 from ..container import create as creation
 from ..container.caller import Caller
 from ..container.containers import Container, Containers
@@ -77,6 +77,7 @@ def _create(
     session: Caller, image: str, command: tuple[str, ...], flags: dict[str, Any], *, to_run: bool = False
 ) -> tuple[Container, CreateOptions]:
     options = creation_options(session, image, command, flags)
+    host.mention_single_id(session.settings, session.environment)
     cidfile = _reserve_cidfile(session, flags["cidfile"])
     try:
         sweep.sweep(session.settings)

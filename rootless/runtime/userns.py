@@ -37,6 +37,8 @@ class Entered(msgspec.Struct, frozen=True):
 
     maps: IdMaps
     reason: str | None = None
+    is_degraded: bool = False
+    """There are subordinate ids, and they could not be mapped: another attempt may succeed."""
 
     @property
     def is_single_id(self) -> bool:
@@ -114,6 +116,7 @@ def enter() -> Entered:
     """Move this process into a new E. Raises HostError where user namespaces are forbidden."""
     uid, gid = os.geteuid(), os.getegid()
     maps, reason = plan_maps(uid, gid)
+    planned = reason
     go_read, go_write = os.pipe2(os.O_CLOEXEC)
     answer_read, answer_write = os.pipe2(os.O_CLOEXEC)
     sys.stdout.flush()
@@ -140,7 +143,7 @@ def enter() -> Entered:
         maps, reason = _single(uid, gid), failure
         _write_single(uid, gid)
     _leave_keyring()
-    return Entered(maps, reason)
+    return Entered(maps, reason, is_degraded=failure is not None and planned is None)
 
 
 def _unshare_hint(error: OSError) -> str | None:
@@ -163,12 +166,18 @@ def _help(go: int, answer: int, target: int, maps: IdMaps, reason: str | None, u
         os._exit(0)
 
 
+def _search_paths() -> list[str]:
+    """PATH, and where the programs are where PATH is missing or odd."""
+    return [*filter(None, os.environ.get("PATH", "").split(":")), "/usr/bin", "/bin", "/usr/sbin", "/sbin"]
+
+
 def _write_with_tools(target: int, maps: IdMaps) -> str | None:
     """Call newuidmap(1) and newgidmap(1); the reason where that fails."""
     for name, id_map in (("newuidmap", maps.uids), ("newgidmap", maps.gids)):
         words = [str(number) for extent in id_map.triples() for number in extent]
         try:
-            sh.Command(name)(str(target), *words)
+            # No pseudo-terminal: sandboxes may have none, and these programs need none.
+            sh.Command(name, _search_paths())(str(target), *words, _tty_in=False, _tty_out=False)
         except sh.CommandNotFound:
             return f"the program {name} is missing (Debian: apt install uidmap)"
         except sh.ErrorReturnCode as error:
