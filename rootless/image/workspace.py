@@ -3,10 +3,14 @@
 A workspace is `tmp/<random>/` with a file `lock` that its owner holds locked. Everything that will be renamed into
 the store is written in one, on the same file system. `tmp/lock` is held shared while a workspace comes into being and
 exclusively while dead ones are swept, so that no sweeper sees one that is not locked yet.
+
+NFS keeps a removed file under a name `.nfs…` in the same directory while anybody has it open. So a workspace is emptied
+while it is locked, and its directory removed when the lock's file is closed.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 
@@ -15,6 +19,7 @@ from rootless.image.lock import FileLock
 from rootless.image.removal import remove_tree
 
 _LOCK = "lock"
+_STILL_OPEN = ".nfs"
 
 
 class Workspace:
@@ -35,10 +40,7 @@ class Workspace:
         return self
 
     def __exit__(self, *details: object) -> None:
-        try:
-            remove_tree(self.path)
-        finally:
-            self._lock.release()
+        _remove(self.path, self._lock)
 
     def file(self, name: str) -> str:
         """The path of `name` inside."""
@@ -51,7 +53,7 @@ def sweep(tmp: str, *, wait: bool = False) -> int:
     With `wait` it does so even while another command sweeps.
     """
     try:
-        names = [name for name in os.listdir(tmp) if name != _LOCK]
+        names = [name for name in os.listdir(tmp) if name != _LOCK and not name.startswith(_STILL_OPEN)]
     except FileNotFoundError:
         return 0
     if not names:
@@ -69,7 +71,7 @@ def sweep(tmp: str, *, wait: bool = False) -> int:
             lock = FileLock(path if is_file else os.path.join(path, _LOCK))
             try:
                 if lock.acquire(wait=False):
-                    remove_tree(path)
+                    _remove(path, lock)
                     swept += 1
             except HostError:
                 if os.path.lexists(path):
@@ -79,3 +81,27 @@ def sweep(tmp: str, *, wait: bool = False) -> int:
     finally:
         guard.release()
     return swept
+
+
+def _remove(path: str, lock: FileLock) -> None:
+    """Remove a workspace, or a lock's own file, and release the lock. A directory that another has open on NFS stays for
+    the next sweep. Raises HostError.
+    """
+    try:
+        if path == lock.path:
+            lock.unlink()
+            return
+        with os.scandir(path) as entries:
+            names = [entry.name for entry in entries if entry.name != _LOCK and not entry.name.startswith(_STILL_OPEN)]
+        for name in names:
+            remove_tree(os.path.join(path, name))
+        lock.unlink()
+        lock.release()
+        os.rmdir(path)
+    except FileNotFoundError:
+        return  # another sweeps: between our last two steps it may
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EBUSY):
+            raise HostError(f"cannot remove {path}: {error.strerror}") from error
+    finally:
+        lock.release()

@@ -48,6 +48,8 @@ def _attach_root(context: Context, step: steps.AttachRoot) -> None:
 
 
 def _mount_filesystem(context: Context, step: steps.MountFilesystem) -> None:
+    # Over nothing of the image's a tmpfs keeps its own mode, 1777.
+    copy_up = step.copy_up and _exists(context, step.target)
     fd = context.root.directory(step.target)
     try:
         syscalls.mount(step.source, b"/proc/self/fd/%d" % fd, step.fstype, step.flags, step.data or None)
@@ -59,12 +61,19 @@ def _mount_filesystem(context: Context, step: steps.MountFilesystem) -> None:
         elif not step.optional:
             raise
     else:
-        if step.copy_up:
+        if copy_up:
             mounted = context.root.open(step.target, os.O_RDONLY | os.O_DIRECTORY)
             tmpfs.copy_up(fd, mounted, step.data)
             os.close(mounted)
     finally:
         os.close(fd)
+
+
+def _exists(context: Context, path: str) -> bool:
+    found = context.root.find(path)
+    if found is not None:
+        os.close(found)
+    return found is not None
 
 
 def _bind_instead(step: steps.MountFilesystem, target: int) -> None:

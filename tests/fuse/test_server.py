@@ -491,8 +491,8 @@ def test_it_ends_when_nobody_sees_the_mount(tmp_path: Path) -> None:
 
 @in_namespace
 def test_the_tree_of_a_distribution(folder: str) -> None:
-    """Alpine where its archive lies beside the checkout, else Debian's busybox: unpacked into the mount, compared."""
-    found = glob.glob(os.path.join(os.path.dirname(__file__), "../../../shared/images/alpine-minirootfs-*.tar.gz"))
+    """Alpine where the variable names a directory with its archive, else Debian's busybox: unpacked there, compared."""
+    found = glob.glob(os.path.join(os.environ.get("RCONTAIN_TEST_IMAGES", "/nowhere"), "alpine-minirootfs-*.tar.gz"))
     if found:
         tar = found[0]
     else:
