@@ -6,6 +6,8 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
+
 from rootless.image.lock import FileLock
 from rootless.image.workspace import Workspace, sweep
 
@@ -34,6 +36,36 @@ def test_what_a_killed_owner_left_is_swept(tmp_path: Path) -> None:
     os.waitpid(pid, 0)
     assert sweep(str(tmp_path)) == 2
     assert os.listdir(tmp_path) == ["lock"]
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_no_file_is_open_in_a_directory_that_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_killed: bool
+) -> None:
+    """NFS cannot remove a directory while a file of it is open: EBUSY."""
+    rmdir = os.rmdir
+    removed = []
+
+    def rmdir_nfs(path: str) -> None:
+        held = [os.readlink(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd") if _is_open(name)]
+        assert not [name for name in held if name.startswith(f"{path}/")]
+        rmdir(path)
+        removed.append(path)
+
+    monkeypatch.setattr(os, "rmdir", rmdir_nfs)
+    space = Workspace(str(tmp_path))
+    if is_killed:
+        os.mkdir(space.path)
+        (tmp_path / ".nfs0000001").touch()
+        assert sweep(str(tmp_path)) == 1
+    else:
+        with space:
+            pass
+    assert removed == [space.path]
+
+
+def _is_open(name: str) -> bool:
+    return os.path.lexists(f"/proc/self/fd/{name}")
 
 
 def test_a_lock_whose_file_is_replaced_is_taken_again(tmp_path: Path) -> None:
