@@ -14,6 +14,7 @@ from __future__ import annotations
 import _signal  # type: ignore[import-not-found]
 import _socket
 import os
+import select
 import sys
 
 from . import __version__
@@ -150,6 +151,7 @@ def _start_process(*, once: bool) -> _socket.socket:
 def _converse(connection: _socket.socket, argv: list[bytes]) -> int | None:
     """Sends the command and waits for its end. None when it was certainly not begun and should be sent again."""
     saved = _terminal_settings()
+    wait = _Wait(connection)
     previous = _forward_signals(connection, had_terminal=saved is not None)
     took_terminal = False
     accepted = False
@@ -159,6 +161,7 @@ def _converse(connection: _socket.socket, argv: list[bytes]) -> int | None:
         except (BrokenPipeError, ConnectionResetError):
             return None
         while True:
+            wait.until_readable()
             try:
                 message = connection.recv(2)
                 if len(message) == 1:
@@ -180,9 +183,39 @@ def _converse(connection: _socket.socket, argv: list[bytes]) -> int | None:
     finally:
         for number, handler in previous:
             _signal.signal(number, handler)
+        wait.close()
         if took_terminal and saved is not None:
             _restore_terminal(saved)
         connection.close()
+
+
+class _Wait:
+    """Waits for a message, and runs signal handlers meanwhile.
+
+    A signal that comes between the interpreter's last look and a blocking recv(2) would otherwise be handled after
+    the next message; the wakeup descriptor makes poll(2) return at once instead.
+    """
+
+    def __init__(self, connection: _socket.socket) -> None:
+        self._woken, self._wakeup = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._before = _signal.set_wakeup_fd(self._wakeup, warn_on_full_buffer=False)
+        self._poll = select.poll()
+        self._poll.register(connection, select.POLLIN)
+        self._poll.register(self._woken, select.POLLIN)
+        self._connection = connection.fileno()
+
+    def until_readable(self) -> None:
+        while True:
+            ready = {fd for fd, _ in self._poll.poll()}
+            if self._woken in ready:
+                os.read(self._woken, 4096)
+            if self._connection in ready:
+                return
+
+    def close(self) -> None:
+        _signal.set_wakeup_fd(self._before)
+        os.close(self._wakeup)
+        os.close(self._woken)
 
 
 def _send_request(connection: _socket.socket, argv: list[bytes]) -> None:

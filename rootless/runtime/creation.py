@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import array
 import os
+import select
 import signal
 import socket
 import sys
@@ -181,10 +182,24 @@ def forward_signals(launched: Launched) -> None:
         signal.signal(number, lambda received, _: launched.signal(received))
 
 
+def _wait_for_the_end(launched: Launched) -> None:
+    """Waits so that a signal is handled at once, also one that comes just before the wait: see signal.set_wakeup_fd."""
+    woken, wakeup = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    before = signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
+    try:
+        while launched.pidfd not in select.select([launched.pidfd, woken], [], [])[0]:
+            os.read(woken, 4096)
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(wakeup)
+        os.close(woken)
+
+
 def foreground(launched: Launched) -> int:
     """Forward signals, show the terminal, wait."""
     if launched.master is not None:
         return relay.run(launched)
+    _wait_for_the_end(launched)
     code = launched.reap()
     assert code is not None
     return code

@@ -125,7 +125,7 @@ def test_a_file_that_is_no_program(box: Rcontain, demo: str, tmp_path: Path) -> 
 def test_flags_that_cannot_be(auto_box: Rcontain, demo: str, arguments: list[str], said: str) -> None:
     # What only the image can tell is found out when the command is to be run: 126, as Podman has it.
     code = {"--entrypoint": 127, "-u": 126, "--group-add": 126}.get(arguments[0], 125)
-    code = 126 if arguments == ["-w", "/etc/passwd"] else code
+    code = {("-w", "/etc/passwd"): 126, ("-u", "99999999"): 125}.get(tuple(arguments), code)
     assert said in complaint(auto_box("run", "--rm", *arguments, demo, "true", check=False), code)
 
 

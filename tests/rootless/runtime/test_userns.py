@@ -82,7 +82,7 @@ def test_enter() -> None:
 
 @pytest.mark.userns
 def test_without_the_tools_it_is_single_id(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", "/no/such")
+    monkeypatch.setattr(userns, "_search_paths", lambda: ["/no/such"])
 
     def work() -> tuple[bool, str | None, IdMaps]:
         entered = userns.enter()
