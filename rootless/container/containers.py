@@ -288,6 +288,9 @@ def _read(path: str, type: type[T], id: str) -> T:
 
 def _write(path: str, content: bytes) -> None:
     temporary = f"{path}.{os.getpid()}.tmp"
-    with open(temporary, "wb") as file:
-        file.write(content)
-    os.rename(temporary, path)
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+        os.rename(temporary, path)
+    except OSError as error:
+        raise HostError(f"cannot write {path}: {error.strerror}") from error

@@ -84,6 +84,11 @@ def mount_overlay(lowers: Sequence[str], upper: str, work: str, target: str) -> 
 
 
 async def _mount_fuse(container: Container, record: Record, store: Store, target: str) -> Child:
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        raise HostError(
+            "the FUSE driver needs /dev/fuse, and you cannot use it here",
+            hint="ask for the kernel module fuse and for mode 0666 of /dev/fuse, or use --storage-driver overlay",
+        )
     # Not at the top: an engine's first command rarely needs it, and would wait for it.
     import fuse.server
     from fuse.frames import FrameCache
