@@ -18,16 +18,19 @@ _ALL_WITHOUT_LETTER = click.option("--all", "all_", is_flag=True, help="All cont
 _TIME = click.option(
     "-t", "--time", "seconds", type=click.IntRange(min=-1), metavar="SECONDS", help="Kill after so long."
 )
+_LATEST = click.option("-l", "--latest", is_flag=True, help="The container that was made last.")
 _NAMES = click.argument("names", nargs=-1, metavar="CONTAINER...")
 
 
-def _chosen(session: Caller, names: tuple[str, ...], all_: bool) -> list[tuple[str, Container]]:
+def _chosen(session: Caller, names: tuple[str, ...], all_: bool, latest: bool) -> list[tuple[str, Container]]:
     """What was typed and what it means; a name that means nothing is an error of its own, after the others are done."""
     containers = Containers(session.settings)
     if all_ and names:
         raise UsageError("give either names or --all")
     if all_:
         return [(container.id, container) for container in containers]
+    if latest and not names:
+        return [(container.id, container) for container in list(containers)[-1:]]
     if not names:
         raise UsageError("you must provide at least one name or id")
     return [(name, containers.find(name)) for name in names]
@@ -46,14 +49,15 @@ def _report(errors: Iterable[RcontainError]) -> int:
 @click.option("-a", "--attach", is_flag=True, help="Stay with it: see what it prints, leave with its exit code.")
 @click.option("-i", "--interactive", is_flag=True, help="Pass on your input; implies --attach.")
 @_ALL_WITHOUT_LETTER
+@_LATEST
 @_NAMES
 @pass_session
-def start(session: Caller, attach: bool, interactive: bool, all_: bool, names: tuple[str, ...]) -> int:
+def start(session: Caller, attach: bool, interactive: bool, all_: bool, names: tuple[str, ...], latest: bool) -> int:
     """Start containers that were created or have ended."""
     from ..container import launch
 
     sweep.sweep(session.settings)
-    chosen = _chosen(session, names, all_)
+    chosen = _chosen(session, names, all_, latest)
     if attach or interactive:
         if len(chosen) != 1:
             raise UsageError("you can attach to one container at a time")
@@ -74,16 +78,19 @@ def start(session: Caller, attach: bool, interactive: bool, all_: bool, names: t
 @_TIME
 @click.option("-i", "--ignore", is_flag=True, help="Do not complain about containers that are not there.")
 @_ALL
+@_LATEST
 @_NAMES
 @pass_session
-def stop(session: Caller, seconds: int | None, ignore: bool, all_: bool, names: tuple[str, ...]) -> int:
+def stop(session: Caller, seconds: int | None, ignore: bool, all_: bool, names: tuple[str, ...], latest: bool) -> int:
     """Stop running containers."""
-    return _report(_stop(session, _existing(session, names, all_, ignore), seconds))
+    return _report(_stop(session, _existing(session, names, all_, ignore, latest), seconds))
 
 
-def _existing(session: Caller, names: tuple[str, ...], all_: bool, ignore: bool) -> list[tuple[str, Container]]:
+def _existing(
+    session: Caller, names: tuple[str, ...], all_: bool, ignore: bool, latest: bool
+) -> list[tuple[str, Container]]:
     if not ignore:
-        return _chosen(session, names, all_)
+        return _chosen(session, names, all_, latest)
     containers = Containers(session.settings)
     found = []
     for name in names:
@@ -91,7 +98,7 @@ def _existing(session: Caller, names: tuple[str, ...], all_: bool, ignore: bool)
             found.append((name, containers.find(name)))
         except ContainerError:
             continue  # what --ignore asks for
-    return found if names else _chosen(session, names, all_)
+    return found if names else _chosen(session, names, all_, latest)
 
 
 def _stop(session: Caller, chosen: list[tuple[str, Container]], seconds: int | None) -> list[RcontainError]:
@@ -124,13 +131,14 @@ def _stop(session: Caller, chosen: list[tuple[str, Container]], seconds: int | N
 )
 @_TIME
 @_ALL
+@_LATEST
 @_NAMES
 @pass_session
-def restart(session: Caller, seconds: int | None, all_: bool, names: tuple[str, ...]) -> int:
+def restart(session: Caller, seconds: int | None, all_: bool, names: tuple[str, ...], latest: bool) -> int:
     """Stop containers and start them again."""
     from ..container import launch
 
-    chosen = _chosen(session, names, all_)
+    chosen = _chosen(session, names, all_, latest)
     errors: list[RcontainError] = []
     for name, container in chosen:
         try:
@@ -152,14 +160,15 @@ async def _stop_one(container: Container, number: int, seconds: float | None) ->
 @click.command(cls=Command, examples=[("rcontain kill -s HUP web", "Send SIGHUP to its first process")])
 @click.option("-s", "--signal", "signal_", default="KILL", metavar="SIGNAL", help="A name or number [default: KILL].")
 @_ALL
+@_LATEST
 @_NAMES
 @pass_session
-def kill(session: Caller, signal_: str, all_: bool, names: tuple[str, ...]) -> int:
+def kill(session: Caller, signal_: str, all_: bool, names: tuple[str, ...], latest: bool) -> int:
     """Send a signal to running containers."""
     number = signals.parse(signal_)
     sweep.sweep(session.settings)
     errors: list[RcontainError] = []
-    for name, container in _chosen(session, names, all_):
+    for name, container in _chosen(session, names, all_, latest):
         if all_ and not container.is_alive():
             continue
         try:
@@ -177,17 +186,25 @@ def kill(session: Caller, signal_: str, all_: bool, names: tuple[str, ...]) -> i
 @click.option("-i", "--ignore", is_flag=True, help="Do not complain about containers that are not there.")
 @_TIME
 @_ALL
+@_LATEST
 @_NAMES
 @pass_session
 def rm(
-    session: Caller, force: bool, volumes: bool, ignore: bool, seconds: int | None, all_: bool, names: tuple[str, ...]
+    session: Caller,
+    force: bool,
+    volumes: bool,
+    ignore: bool,
+    seconds: int | None,
+    all_: bool,
+    names: tuple[str, ...],
+    latest: bool,
 ) -> int:
     """Remove containers."""
     sweep.sweep(session.settings)
     containers = Containers(session.settings)
     containers.clear_up()
     code = 0
-    for name in [container.id for container in containers] if all_ else _at_least_one(names):
+    for name in _to_remove(containers, names, all_, latest):
         try:
             container = containers.find(name)
         except ContainerError as error:
@@ -205,10 +222,15 @@ def rm(
     return code
 
 
-def _at_least_one(names: tuple[str, ...]) -> tuple[str, ...]:
+def _to_remove(containers: Containers, names: tuple[str, ...], all_: bool, latest: bool) -> list[str]:
+    known = [container.id for container in containers] if all_ or latest else []
+    if all_:
+        return known
+    if latest and not names:
+        return known[-1:]
     if not names:
         raise UsageError("you must provide at least one name or id")
-    return names
+    return list(names)
 
 
 async def _remove(container: Container, force: bool, seconds: float | None, volumes: bool) -> None:
@@ -216,10 +238,11 @@ async def _remove(container: Container, force: bool, seconds: float | None, volu
 
 
 @click.command(cls=Command, examples=[("rcontain wait job", "Block until it has ended; print its exit code")])
+@_LATEST
 @_NAMES
 @pass_session
-def wait(session: Caller, names: tuple[str, ...]) -> None:
+def wait(session: Caller, names: tuple[str, ...], latest: bool) -> None:
     """Wait until containers have ended, and print their exit codes."""
     sweep.sweep(session.settings)
-    for _, container in _chosen(session, names, False):
+    for _, container in _chosen(session, names, False, latest):
         click.echo(str(session.run(control.wait, container)))

@@ -27,7 +27,7 @@ def test_a_new_user_gets_a_running_container(rcontain: Rcontain) -> None:
         assert "uid=0(root) gid=0(root)" in done.stdout
         assert "1 packets received" in done.stdout
         assert "/etc/outdated: No such file or directory" in done.stdout
-        assert " 0 %d 1" % os.getuid() in " ".join(done.stdout.split())
+        assert f" 0 {os.getuid()} 1" in " ".join(done.stdout.split())
         assert "<h1>It works in a container.</h1>" in done.stdout
     installed = Path(rcontain.home, ".local/bin/rcontain")
     done = subprocess.run([installed, "--help"], env=environment, capture_output=True, text=True)
