@@ -124,9 +124,10 @@ def _leave_parent(
     """Let go of the parent's signal handlers and descriptors, and leave the shared memory alone."""
     gc.freeze()
     signal.set_wakeup_fd(-1)
-    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
+    for number in (signal.SIGHUP, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the container; we leave when our owner does
+    for number in (signal.SIGINT, signal.SIGTERM):  # they are for the container; we leave when our owner does
+        signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     null = os.open(os.devnull, os.O_RDWR)
     for standard in (0, 1, 2):

@@ -23,6 +23,8 @@ from typing import NoReturn
 from . import syscalls
 
 IDLE_SECONDS = 600
+LOOK_SECONDS = 30  # how often an idle engine looks whether its login is over
+_CGROUPS = "/sys/fs/cgroup"
 _TAKEN = b"t"
 _RESPITE = 0.1  # seconds; between spares that die before they serve anybody
 
@@ -68,8 +70,10 @@ class ForkServer:
         """Serves whoever connects, until nobody has for a while or SIGTERM comes."""
         while True:
             taken = self._fork_spare()
-            while not select.select([taken], [], [], IDLE_SECONDS)[0]:
-                self._leave_if_idle()
+            since = time.monotonic()
+            while not select.select([taken], [], [], LOOK_SECONDS)[0]:
+                if time.monotonic() - since >= IDLE_SECONDS or self._is_left_alone():
+                    self._leave_if_idle()
             if not os.read(taken, 1):
                 time.sleep(_RESPITE)  # it was killed, or is ill: the next may do better
             os.close(taken)
@@ -126,6 +130,20 @@ class ForkServer:
             if peer(connection)[1] == os.getuid():
                 return connection
             connection.close()
+
+    def _is_left_alone(self) -> bool:
+        """Whether only we are left in our cgroup (cgroups(7)).
+
+        systemd gives every login one of its own, and a client from another has an engine of its own as well: when the
+        login is over, nobody will come.
+        """
+        try:
+            with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as file:
+                path = next((line[4:].rstrip("\n") for line in file if line.startswith("0::/")), "")
+            with open(f"{_CGROUPS}/{path}/cgroup.procs", encoding="ascii") as file:
+                return {int(pid) for pid in file} <= {os.getpid(), self._spare}
+        except OSError:
+            return False  # no cgroup v2, or not to be seen from here
 
     def _leave_if_idle(self) -> None:
         """Nobody has come for a while; and when the spare is the only child, nobody is being served either."""

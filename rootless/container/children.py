@@ -1,7 +1,8 @@
 """The helper processes of a supervisor: forked, not executed, so that they start with everything imported.
 
 A child dies with its supervisor (PR_SET_PDEATHSIG), holds only the descriptors that it was given, and never returns
-into the code that forked it.
+into the code that forked it. SIGTERM does nothing to it: systemd sends it to all processes of a unit that stops, and
+the container needs its root filesystem and its network until it has stopped itself.
 """
 
 from __future__ import annotations
@@ -92,6 +93,7 @@ def _run(name: str, function: Callable[[], None], keep: Collection[int], parent:
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGIO, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,))
         null = os.open(os.devnull, os.O_RDWR)
         os.dup2(null, 0)
         os.dup2(null, 1)

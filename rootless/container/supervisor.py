@@ -7,6 +7,7 @@ one nursery; cancelling it is the one way to stop, and whatever was made is unma
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -151,6 +152,8 @@ class _Life:
         )
         self.container.write_live_state(self._state)
         self.reception.pidfd = init.pidfd
+        # As for the helpers (children.py): the container gets it itself, and its end is ours.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         syscalls.set_command_line(f"rcontain {self.record.name}")
         self.attendance.is_running = True
         self.attendance.on_started()

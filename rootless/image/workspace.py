@@ -84,8 +84,8 @@ def sweep(tmp: str, *, wait: bool = False) -> int:
 
 
 def _remove(path: str, lock: FileLock) -> None:
-    """Remove a workspace, or a lock's own file, and release the lock. A directory in which another has a file open stays
-    for the next sweep. Raises HostError.
+    """Remove a workspace, or a lock's own file, and release the lock. A directory in which another has a file open
+    stays for the next sweep. Raises HostError.
     """
     try:
         if path == lock.path:
