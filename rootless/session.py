@@ -20,7 +20,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import NoReturn, TypeVar
 
 from . import request
-from .container import children
+from .container import afterwards, children
 from .container.caller import NO_DIRECTORY
 from .errors import RcontainError, first_cause
 from .request import Request
@@ -113,6 +113,7 @@ class Session:
         self._close()
         children.kill_all()
         children.reap_all()
+        afterwards.run()
         os._exit(0)
 
     async def _watch_client(self, cancel: Callable[[int], None]) -> None:

@@ -123,13 +123,17 @@ class Container:
         """Removes what only a living container needs."""
         debris.discard(self.live)
 
-    def forget(self) -> None:
-        """Removes everything of a container that is not alive."""
+    def end_life(self, *, mount: str) -> None:
+        """As `forget_live`, for a supervisor, which has a root filesystem mounted in there."""
+        debris.discard_afterwards(self.live, mount=mount)
+
+    def forget(self, *, afterwards: bool = False) -> None:
+        """Removes everything of a container that is not alive; what takes time `afterwards`, if so asked."""
         try:
             name = self.record().name
         except (ContainerError, FileNotFoundError):
             name = ""  # damaged: its name is free for whoever wants it (Containers._take_name)
-        debris.discard(self.path)
+        (debris.discard_afterwards if afterwards else debris.discard)(self.path)
         if name:
             _release_name(self.settings, name, self.id)
         self.forget_live()

@@ -10,7 +10,9 @@ from __future__ import annotations
 import os
 import re
 
+from .. import syscalls
 from ..image.removal import remove_tree
+from . import afterwards
 
 _DEBRIS = re.compile(r"\.(?:new|old)-(\d+)-")
 
@@ -22,15 +24,32 @@ def fresh(directory: str, id: str) -> str:
 
 def discard(path: str) -> None:
     """Makes a directory disappear at once, and removes it. Nothing happens where it is not there."""
+    gone = _hide(path)
+    if gone is not None:
+        remove_tree(gone)
+
+
+def discard_afterwards(path: str, *, mount: str | None = None) -> None:
+    """As `discard`, with what takes time done afterwards. `mount` is a directory in it that is unmounted then."""
+    gone = _hide(path)
+    if gone is None:
+        return
+    if mount is not None:
+        afterwards.do(lambda: syscalls.umount(f"{gone}/{mount}", syscalls.UmountFlag.DETACH))
+    afterwards.do(lambda: remove_tree(gone))
+
+
+def _hide(path: str) -> str | None:
+    """Gives a directory its name as debris, and returns that; None where there is no such directory."""
     directory, _, id = path.rpartition("/")
     gone = f"{directory}/.old-{os.getpid()}-{id}"
     try:
         os.rename(path, gone)
     except FileNotFoundError:
-        return
+        return None
     except OSError:  # a full disk, or an earlier attempt's remains under that name: removed where it is
-        gone = path
-    remove_tree(gone)
+        return path
+    return gone
 
 
 def clear(directory: str) -> None:

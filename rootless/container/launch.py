@@ -10,6 +10,7 @@ from typing import NoReturn
 import trio
 
 from ..errors import ContainerError, HostError, RcontainError
+from . import afterwards, children
 from .caller import Caller
 from .containers import Container
 from .rawterminal import RawTerminal
@@ -126,4 +127,7 @@ def _look_after(session: Caller, container: Container, writing: int) -> NoReturn
     except BaseException as error:  # noqa: BLE001 - the last frame of a process: nothing above could handle it
         os.write(writing, f"125 {type(error).__name__}: {error}".encode())
     finally:
+        children.kill_all()
+        children.reap_all()
+        afterwards.run()
         os._exit(0)

@@ -177,13 +177,11 @@ class _Life:
         try:
             if error is not None and not self._trouble:
                 self._trouble = str(first_cause(error))
-            mounting.unmount(self.container)
-            children.reap_all(name="fuse")  # it writes into what is removed now
-            if self.record.remove:
-                ending.forget(self.container, volumes=True)
-            else:
+            if not self.record.remove:
                 self._write_end()
-                self.container.forget_live()
+            self.container.end_life(mount=mounting.ROOTFS)
+            if self.record.remove:
+                ending.forget(self.container, volumes=True, afterwards=True)
             if self.record.network.published:
                 # Who is told that the container has ended may use its ports. Without any nobody need wait: the kernel
                 # takes its time, some 20 ms, to let a TAP device go. The session reaps what is left (Session.finish).

@@ -23,6 +23,7 @@ from .timestamps import rfc3339
 def sweep(settings: Settings) -> None:
     """Clears up after every dead supervisor of this user."""
     debris.clear(settings.live)
+    debris.clear(settings.containers)
     try:
         entries = os.listdir(settings.live)
     except FileNotFoundError:
