@@ -14,9 +14,12 @@ import os
 from collections.abc import Mapping
 from enum import StrEnum
 
+import trio
+
 from rootless.errors import HostError, ImageError, RegistryError
 from rootless.image.auth import Credentials
 from rootless.image.derive import LayerMaker, for_each_layer
+from rootless.image.lock import FileLock
 from rootless.image.model import Derive, Image, Layer
 from rootless.image.progress import PullProgress, Quiet
 from rootless.image.registry import Registry
@@ -38,6 +41,7 @@ PARALLEL = 4
 """Layers in flight at once."""
 
 _REPEATS = 3
+_TURN = 0.02  # seconds between two looks at a lock
 
 
 class PullPolicy(StrEnum):
@@ -197,12 +201,22 @@ async def _config(store: Store, registry: Registry, reference: Reference, manife
     descriptor = manifest.config
     if descriptor.media_type not in CONFIGS:
         raise ImageError(f"{reference} is not a container image: its configuration is {descriptor.media_type[:120]!r}")
-    if store.blobs.has(descriptor.digest, descriptor.size):
-        try:
-            return store.blobs.read(descriptor.digest, CONFIG_MAX)
-        except ImageError:
-            pass  # damaged on disk: fetch it again
-    return await registry.document(descriptor, CONFIG_MAX)
+    # One pull of an image fetches; the others wait and find it. Layers have locks of the same kind (worker.py).
+    lock = FileLock(os.path.join(store.tmp, f"{descriptor.digest.hex}.lock"))
+    while not lock.acquire(wait=False):
+        await trio.sleep(_TURN)
+    try:
+        if store.blobs.has(descriptor.digest, descriptor.size):
+            try:
+                return store.blobs.read(descriptor.digest, CONFIG_MAX)
+            except ImageError:
+                pass  # damaged on disk: fetch it again
+        raw = await registry.document(descriptor, CONFIG_MAX)
+        store.blobs.put(raw, descriptor.digest)
+        return raw
+    finally:
+        lock.unlink()
+        lock.release()
 
 
 def _check_platform(reference: Reference, config: ImageConfig, platform: Platform | None, report: PullProgress) -> None:

@@ -10,7 +10,7 @@ import signal
 import struct
 import termios
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -79,6 +79,13 @@ class Terminal:
 
     def resize(self, rows: int, columns: int) -> None:
         fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("4H", rows, columns, 0, 0))
+
+    def await_foreground(self, accepted: Callable[[int], bool]) -> None:
+        """Waits until the process group in the terminal's foreground is an accepted one."""
+        deadline = time.monotonic() + PATIENCE
+        while not accepted(os.tcgetpgrp(self.fd)):
+            assert time.monotonic() < deadline, "the foreground does not change"
+            time.sleep(0.005)
 
     def settings(self) -> list[Any]:
         return termios.tcgetattr(self.fd)

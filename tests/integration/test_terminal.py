@@ -137,8 +137,10 @@ def test_job_control_of_the_callers_shell(auto_box: Rcontain, demo: str) -> None
         term.type("\x1a")
         term.expect("Stopped")
         term.expect("host>")
+        shell_group = os.tcgetpgrp(term.fd)
         term.type("fg\r")
         term.expect("run --rm")
+        term.await_foreground(lambda group: group != shell_group)  # the shell says so before it does so
         term.type("\x03")
         term.expect("host>")
         term.type("echo code=$?\r")
