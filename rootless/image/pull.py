@@ -203,7 +203,7 @@ async def _config(store: Store, registry: Registry, reference: Reference, manife
         raise ImageError(f"{reference} is not a container image: its configuration is {descriptor.media_type[:120]!r}")
     # One pull of an image fetches; the others wait and find it. Layers have locks of the same kind (worker.py).
     lock = FileLock(os.path.join(store.tmp, f"{descriptor.digest.hex}.lock"))
-    while not lock.acquire(wait=False):
+    while not lock.acquire(wait=False):  # noqa: ASYNC110 - a lock of another process has no event to wait for
         await trio.sleep(_TURN)
     try:
         if store.blobs.has(descriptor.digest, descriptor.size):
