@@ -213,7 +213,7 @@ class Containers:
 
     def ids(self) -> list[str]:
         try:
-            return sorted(entry for entry in os.listdir(self.settings.containers) if _ID.match(entry))
+            return sorted(filter(is_id, os.listdir(self.settings.containers)))
         except FileNotFoundError:
             return []
 
@@ -262,6 +262,11 @@ def _name_in_use(name: str, owner: str) -> ContainerError:
         f'the container name "{name}" is already in use by {owner}',
         hint="remove that container, choose another --name, or use --replace",
     )
+
+
+def is_id(text: str) -> bool:
+    """Whether this is a whole container id."""
+    return _ID.match(text) is not None
 
 
 def new_id() -> str:

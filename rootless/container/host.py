@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from ..runtime import userns
 from ..settings import Settings, from_environment
 from . import control, lock
-from .containers import Container
+from .containers import Container, is_id
 from .control import NotAlive
 
 REASON = "RCONTAIN_SINGLE_ID"
@@ -45,7 +45,7 @@ def _living(settings: Settings) -> list[str]:
         entries = os.listdir(settings.live)
     except FileNotFoundError:
         return []
-    return [id for id in entries if lock.is_held(f"{settings.live}/{id}/lock")]
+    return [id for id in filter(is_id, entries) if lock.is_held(f"{settings.live}/{id}/lock")]
 
 
 def mention_single_id(settings: Settings, environment: Mapping[str, str]) -> None:

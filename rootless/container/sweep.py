@@ -16,7 +16,7 @@ import msgspec
 from ..errors import ContainerError
 from ..settings import Settings
 from . import debris, lock
-from .containers import Container
+from .containers import Container, is_id
 from .timestamps import rfc3339
 
 
@@ -28,7 +28,7 @@ def sweep(settings: Settings) -> None:
         entries = os.listdir(settings.live)
     except FileNotFoundError:
         return
-    for id in entries:
+    for id in filter(is_id, entries):  # and not what is just appearing or disappearing, see debris.py
         container = Container(settings, id)
         try:
             held = lock.hold_leftover(f"{container.live}/lock")

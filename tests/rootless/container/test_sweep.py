@@ -55,6 +55,18 @@ def test_what_has_no_record_is_removed(store: Store) -> None:
     assert not live.exists()
 
 
+def test_what_another_command_is_just_removing_is_left_alone(store: Store) -> None:
+    """It has let go of its lock, and hides what it removes under names of its own; the next command comes meanwhile."""
+    container = store.create("web", remove=True)
+    dead(container)
+    for path in (container.live, container.path):
+        folder, _, name = path.rpartition("/")
+        os.rename(path, f"{folder}/.old-{os.getpid()}-{name}")
+    before = [sorted(os.listdir(folder)) for folder in (store.settings.live, store.settings.containers)]
+    sweep.sweep(store.settings)
+    assert [sorted(os.listdir(folder)) for folder in (store.settings.live, store.settings.containers)] == before
+
+
 def test_nothing_there(store: Store) -> None:
     sweep.sweep(store.settings)
 
