@@ -56,11 +56,15 @@ class ForkServer:
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
         self._spare = 0
+        self._woken = self._wakeup = -1
 
     def serve_first(self, client: socket.socket) -> None:
         """Serves the client that started the engine."""
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps sessions
         signal.signal(signal.SIGTERM, lambda number, frame: self._stop())
+        # A signal that comes just before a wait would be handled after it; see signal.set_wakeup_fd.
+        self._woken, self._wakeup = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(self._wakeup, warn_on_full_buffer=False)
         if self._fork() == 0:
             self._endpoint.listener.close()
             _become_session(client)
@@ -71,7 +75,7 @@ class ForkServer:
         while True:
             taken = self._fork_spare()
             since = time.monotonic()
-            while not select.select([taken], [], [], LOOK_SECONDS)[0]:
+            while taken not in self._wait(taken):
                 if time.monotonic() - since >= IDLE_SECONDS or self._is_left_alone():
                     self._leave_if_idle()
             if not os.read(taken, 1):
@@ -88,10 +92,20 @@ class ForkServer:
                 continue
             if child == 0:
                 self._endpoint.unlock()
+                signal.set_wakeup_fd(-1)
+                os.close(self._woken)
+                os.close(self._wakeup)
                 os.setsid()
                 for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
                     signal.signal(number, signal.SIG_DFL)
             return child
+
+    def _wait(self, taken: int) -> list[int]:
+        """What is readable of `taken` and the wakeup descriptor, within a while."""
+        readable = select.select([taken, self._woken], [], [], LOOK_SECONDS)[0]
+        if self._woken in readable:
+            os.read(self._woken, 4096)
+        return readable
 
     def _fork_spare(self) -> int:
         """Forks the next session. Returns a descriptor that becomes readable when it has a client, or has died."""
