@@ -120,7 +120,7 @@ async def wait(container: Container) -> int:
             connection.setblocking(False)
             send(connection, Message(op="wait"))
             code = await exit_code(connection)
-    except (NotAlive, BrokenPipeError):
+    except (NotAlive, ConnectionError):
         pass  # it is just ending, has ended, or its supervisor was killed: then its state will tell
     await gone(container)
     return container.state().exit_code if code is None else code
