@@ -13,10 +13,10 @@ from ..errors import ContainerError
 from ..oci import runtime as documents
 from ..oci.runtime import Process, Spec
 from ..runtime import capabilities, facts, process, terminal
-from ..runtime.idmap import IdMap, IdMaps
+from ..runtime.idmap import IdMaps
 from ..runtime.rootdir import RootDir
 from ..runtime.user import Resolved, resolve_user
-from . import control
+from . import control, specification
 from .caller import Caller
 from .containers import Container
 from .control import NotAlive
@@ -61,7 +61,7 @@ async def _run(session: Caller, container: Container, wanted: Wanted, detach: bo
     try:
         spec = _read_spec(container)
         made = _process(container, record, spec, wanted)
-        ids = IdMaps(IdMap.of(*record.uid_map), IdMap.of(*record.gid_map)).split_for(IdMaps.of_self())
+        ids = specification.ids_of(record)
         return await _converse(session, pidfd, spec, made, ids, wanted, detach)
     finally:
         os.close(pidfd)

@@ -16,7 +16,7 @@ from ..oci import runtime as documents
 from ..oci.runtime import Mount, NamespaceType, Rlimit, Seccomp, Spec
 from ..runtime import capabilities, facts, seccomp
 from ..runtime import spec as runtime_spec
-from ..runtime.idmap import IdMaps
+from ..runtime.idmap import IdMap, IdMaps
 from ..runtime.rootdir import RootDir
 from ..runtime.user import Resolved, parse_group, parse_passwd, resolve_user
 from . import etcfiles, network
@@ -26,6 +26,11 @@ from .volumes import Volume, chown_tree
 
 _UNLIMITED = 2**64 - 1
 _ACCOUNTS_LIMIT = 16 << 20  # bytes of /etc/passwd or /etc/group
+
+
+def ids_of(record: Record) -> IdMaps:
+    """The container's id maps in E ids, in lines that the kernel takes here."""
+    return IdMaps(IdMap.of(*record.uid_map), IdMap.of(*record.gid_map)).split_for(IdMaps.of_self())
 
 
 def write(container: Container, record: Record, ids: IdMaps, rootfs: str) -> Spec:

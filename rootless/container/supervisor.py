@@ -19,7 +19,6 @@ from msgspec import structs
 from .. import syscalls
 from ..errors import HostError, first_cause
 from ..runtime import facts, process, terminal
-from ..runtime.idmap import IdMap, IdMaps
 from ..runtime.process import Init
 from . import children, claim, ending, mounting, network, specification
 from .children import Child
@@ -84,7 +83,7 @@ async def supervise(container: Container, attendance: Attendance) -> int:
             if mounted.server is not None:
                 nursery.start_soon(life.guard_filesystem, mounted.server)
             specification.ensure_volumes(container, record, mounted.path)
-            ids = IdMaps(IdMap.of(*record.uid_map), IdMap.of(*record.gid_map)).split_for(IdMaps.of_self())
+            ids = specification.ids_of(record)
             with process.spawn(
                 specification.write(container, record, ids, mounted.path),
                 rootfs=mounted.path,

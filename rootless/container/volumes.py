@@ -66,10 +66,6 @@ class Volume:
             os.close(source)
         self._mark("filled")
 
-    def give_to(self, uid: int, gid: int) -> None:
-        """Makes this user (E ids) the owner of everything in it."""
-        chown_tree(self.path, uid, gid)
-
     def remove(self) -> None:
         remove_tree(self._base)
 
