@@ -113,6 +113,18 @@ def test_a_launcher_starts_without_site(tmp_path: Path) -> None:
         assert (done.returncode, done.stdout) == (7, "False ['a b', '--c']\n"), done.stderr
 
 
+def test_an_interrupt_before_the_launcher_begins_ends_it_without_a_word(launcher: Path) -> None:
+    """It is kept back while the interpreter starts, which would print a traceback."""
+
+    def interrupted() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        os.kill(os.getpid(), signal.SIGINT)
+
+    done = subprocess.run([launcher, "--version"], preexec_fn=interrupted, capture_output=True)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, b"", b"")
+    assert "--block-signal=INT" in launcher.read_text()
+
+
 @pytest.mark.userns
 def test_a_process_that_outlives_its_container_is_found(launcher: Path) -> None:
     """Also when neither its environment nor its arguments tell where it came from."""

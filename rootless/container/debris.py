@@ -60,5 +60,15 @@ def clear(directory: str) -> None:
         return
     for entry in entries:
         match = _DEBRIS.match(entry)
-        if match and not os.path.exists(f"/proc/{match[1]}"):
+        if match and _has_ended(match[1]):
             remove_tree(f"{directory}/{entry}")
+
+
+def _has_ended(pid: str) -> bool:
+    """Also where nobody has waited for it yet: process 1 of a container or a virtual machine may take its time."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            state = file.read().rpartition(b")")[2].split()[0]  # proc(5): field 3
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    return state in (b"Z", b"X")

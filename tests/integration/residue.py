@@ -61,8 +61,13 @@ def _processes(command: Rcontain) -> list[str]:
 
 
 def engine_pid(command: Rcontain) -> int | None:
-    """The engine of a command's directories. Unlike the sessions that it forks it leads no session of its own."""
-    return next((pid for pid, (_, session) in _named(command).items() if session != pid), None)
+    """The engine of a command's directories.
+
+    Unlike the sessions that it forks it leads no session of its own; and unlike what those fork, which has its name
+    for a moment, it is nobody's child.
+    """
+    named = _named(command)
+    return next((pid for pid, (parent, session) in named.items() if session != pid and parent not in named), None)
 
 
 def engine_processes(command: Rcontain) -> set[int]:

@@ -108,21 +108,23 @@ def test_the_client_interrupted_at_any_moment(box: Rcontain, demo: str, driver: 
 
 def test_the_supervisor_killed_at_any_moment(box: Rcontain, demo: str, driver: str) -> None:
     for moment in moments(f"supervisor {driver}"):
-        process = begin(box, "run", "--rm", demo, "sleep", "0.05")
+        process = begin(box, "run", "--rm", demo, "sleep", "0.05", stderr=subprocess.PIPE)
         time.sleep(moment)
         for pid in sessions(box):
             kill_quietly(pid)
-        assert process.wait(20) in (0, 125, 137)
+        _, said = process.communicate(timeout=20)
+        assert process.returncode in (0, 125, 137), (process.returncode, said)
     settle(box, demo)
 
 
 def test_the_engine_killed_at_any_moment(box: Rcontain, demo: str, driver: str) -> None:
     """What it has forked goes on; a command that it had not begun is begun again by its successor."""
     for moment in moments(f"engine {driver}"):
-        process = begin(box, "run", "--rm", demo, "sleep", "0.05")
+        process = begin(box, "run", "--rm", demo, "sleep", "0.05", stderr=subprocess.PIPE)
         time.sleep(moment)
         kill_quietly(engine_pid(box))
-        assert process.wait(30) == 0
+        _, said = process.communicate(timeout=30)
+        assert process.returncode == 0, (moment, process.returncode, said)
     settle(box, demo)
 
 

@@ -33,3 +33,12 @@ def test_only_what_the_dead_left_is_cleared(tmp_path: Path) -> None:
     debris.clear(str(tmp_path))
     assert sorted(os.listdir(tmp_path)) == sorted([mine.name, ".new-x-c", "d", ".other"])
     debris.clear(str(tmp_path / "nowhere"))
+
+
+def test_a_process_that_nobody_has_waited_for_is_dead(tmp_path: Path) -> None:
+    zombie = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, zombie.pid, os.WEXITED | os.WNOWAIT)
+    (tmp_path / f".old-{zombie.pid}-a").mkdir()
+    debris.clear(str(tmp_path))
+    assert os.listdir(tmp_path) == []
+    zombie.wait()
