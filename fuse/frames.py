@@ -174,22 +174,27 @@ class FramesReader:
 
     def pread(self, offset: int, length: int) -> bytes:
         """Up to `length` bytes at `offset` of the stream; fewer only at its end."""
+        parts = self.parts(offset, length)
+        return bytes(parts[0]) if len(parts) == 1 else b"".join(parts)
+
+    def parts(self, offset: int, length: int) -> list[bytes | memoryview]:
+        """What `pread` gives, as slices of the frames; nothing is copied."""
         if offset < 0 or length <= 0 or offset >= self.size:
-            return b""
+            return []
         number = bisect.bisect_right(self._stream_offsets, offset) - 1
         within = offset - self._stream_offsets[number]
-        data = self._frame(number)
+        data = memoryview(self._frame(number))
         if within + length <= len(data):
-            return data[within : within + length]
-        parts = [data[within:]]
+            return [data[within : within + length]]
+        parts: list[bytes | memoryview] = [data[within:]]
         wanted = length - len(parts[0])
         last = len(self._stream_offsets) - 2
         while wanted > 0 and number < last:
             number += 1
-            part = self._frame(number)
+            part = memoryview(self._frame(number))
             parts.append(part if len(part) <= wanted else part[:wanted])
             wanted -= len(parts[-1])
-        return b"".join(parts)
+        return parts
 
     def close(self) -> None:
         if self._fd >= 0:

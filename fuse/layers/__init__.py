@@ -13,6 +13,9 @@ from fuse.attributes import Attributes
 from fuse.entry import Extent
 
 
+Buffer = bytes | memoryview
+
+
 class Place(NamedTuple):
     """A file in a layer."""
 
@@ -30,6 +33,9 @@ class LayerFile(Protocol):
 
     def pread(self, offset: int, length: int) -> bytes:
         """Up to `length` bytes; fewer only at the end."""
+
+    def pread_parts(self, offset: int, length: int) -> list[Buffer]:
+        """The same in pieces that are not copied, for writev(2); they stay valid for as long as they are held."""
 
     def segments(self) -> Iterator[Extent]:
         """(offset, 0, length) of what is not holes, ascending."""

@@ -15,7 +15,7 @@ from fuse.errors import LayerError
 from fuse.frames import FrameCache, FramesReader
 from fuse.index import Index
 from fuse.indexformat import Node
-from fuse.layers import Place
+from fuse.layers import Buffer, Place
 
 _NOT_NAMES = (b"", b".", b"..")
 
@@ -31,6 +31,9 @@ class _PlainReader:
 
     def pread(self, offset: int, length: int) -> bytes:
         return os.pread(self._fd, length, offset)
+
+    def parts(self, offset: int, length: int) -> list[Buffer]:
+        return [os.pread(self._fd, length, offset)]
 
     def close(self) -> None:
         os.close(self._fd)
@@ -170,6 +173,18 @@ class ArchiveFile:
             if logical <= offset and offset + length <= logical + have:
                 return self._exactly(at + offset - logical, length)
         return self._sparse(offset, length)
+
+    def pread_parts(self, offset: int, length: int) -> list[Buffer]:
+        size = self._size
+        if offset < size and len(self._extents) == 1:
+            length = min(length, size - offset)
+            logical, at, have = self._extents[0]
+            if logical <= offset and offset + length <= logical + have:
+                parts = self._data.parts(at + offset - logical, length)
+                if sum(map(len, parts)) != length:
+                    raise LayerError("the data of a layer is cut short")
+                return parts
+        return [self.pread(offset, length)]
 
     def segments(self) -> Iterator[Extent]:
         return ((logical, 0, length) for logical, _, length in self._extents)

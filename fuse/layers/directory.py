@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from fuse.attributes import Attributes, from_stat
 from fuse.entry import Extent
-from fuse.layers import Place
+from fuse.layers import Buffer, Place
 from fuse.whiteout import (
     OPAQUE_MARKER,
     OPAQUE_VALUE,
@@ -171,6 +171,9 @@ class DirectoryFile:
 
     def pread(self, offset: int, length: int) -> bytes:
         return os.pread(self.fd, length, offset)
+
+    def pread_parts(self, offset: int, length: int) -> list[Buffer]:
+        return [os.pread(self.fd, length, offset)]
 
     def segments(self) -> Iterator[Extent]:
         end = os.fstat(self.fd).st_size
