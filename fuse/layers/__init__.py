@@ -12,7 +12,6 @@ from typing import Any, NamedTuple, Protocol
 from fuse.attributes import Attributes
 from fuse.entry import Extent
 
-
 Buffer = bytes | memoryview
 
 
