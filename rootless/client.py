@@ -20,9 +20,9 @@ import sys
 from . import __version__
 from .request import ACCEPTED, EXIT, LIMITS, RETRY, SIGNAL, TERMINAL, WINDOW, Request
 
-# Until our own handlers are there an interrupt just ends us, without a traceback, unless our caller ignores it.
-if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
-    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+# Until our own handlers are there an interrupt just ends us, without a traceback. Also where it is ignored, as in the
+# background of a script: as with Podman's and Docker's clients, `kill -INT` of `rcontain run` reaches the container.
+_signal.signal(_signal.SIGINT, _signal.SIG_DFL)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
