@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from pathlib import Path
 
@@ -85,6 +86,16 @@ def test_signals_reach_the_command(box: Rcontain, demo: str) -> None:
         running.send_signal(10)
         assert running.stdout.readline() == b"usr1\n"
         running.send_signal(2)
+        assert running.wait(10) == 5
+
+
+def test_an_interrupt_reaches_the_command_from_a_scripts_background(box: Rcontain, demo: str) -> None:
+    """There a shell starts programs with SIGINT ignored."""
+    script = "trap 'exit 5' INT; echo up; while :; do sleep 0.05; done"
+    words = ["env", "--ignore-signal=INT", *box.words("run", "--rm", demo, "sh", "-c", script)]
+    with subprocess.Popen(words, env=box.environment, stdout=subprocess.PIPE) as running:
+        assert running.stdout is not None and running.stdout.readline() == b"up\n"
+        running.send_signal(signal.SIGINT)
         assert running.wait(10) == 5
 
 
