@@ -1,4 +1,4 @@
-"""Reading ahead: nothing is done twice, nothing is lost, and a failing job leaves the error to whoever needs the frame."""
+"""Reading ahead: nothing is done twice or lost, and a failed job leaves its error to whoever needs the frame."""
 
 from __future__ import annotations
 
