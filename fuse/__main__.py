@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from fuse.errors import LayerError
 from fuse.ids import IdMap, Owners, Range
 from fuse.layers.directory import DirectoryLayer
-from fuse.operations import FOREVER
+from fuse.protocol import FOREVER
 from fuse.server import MountOptions, serve
 from fuse.syscalls import MountFlag
 

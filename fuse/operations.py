@@ -20,13 +20,11 @@ from pyfuse3 import EntryAttributes, FileInfo, FUSEError, ReaddirToken, RequestC
 
 from fuse.errors import LayerError
 from fuse.inodes import ROOT_NUMBER, Directory, Inode
+from fuse.protocol import FOREVER
 from fuse.tree import Tree
 from fuse.view import Listing
 
 log = logging.getLogger("fuse")
-
-FOREVER = 1e9
-"""Seconds that the kernel may keep what it was told, unless a mount says otherwise."""
 
 Result = TypeVar("Result")
 

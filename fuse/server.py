@@ -11,12 +11,14 @@ import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import FrameType
+from typing import Literal
 
+from fuse.device import serve_device
 from fuse.errors import LayerError
 from fuse.frames import FrameCache
 from fuse.ids import Owners, Range, owners
 from fuse.layers import Layer
-from fuse.operations import FOREVER, Overlay, serve_requests
+from fuse.protocol import FOREVER
 from fuse.syscalls import MNT_DETACH, MountFlag, mount, release_free_memory, umount
 from fuse.tree import Tree
 from fuse.upper import UpperDirectory
@@ -25,6 +27,9 @@ log = logging.getLogger("fuse")
 
 
 NO_FLAGS = MountFlag(0)
+
+Adapter = Literal["auto", "device", "pyfuse3"]
+"""How the kernel is spoken to: on /dev/fuse itself, or through libfuse."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +43,7 @@ class MountOptions:
     timeout: float = FOREVER
     """Seconds for which the kernel may keep what it was told."""
     writeback: bool = True
+    adapter: Adapter = "auto"
     durable: bool = True
     """Whether fsync(2) reaches the disk."""
     inherit_root: bool = True
@@ -109,10 +115,23 @@ def _serve_tree(tree: Tree, mountpoint: str, options: MountOptions, ready: _Read
         gc.collect()
         release_free_memory()
 
-    overlay = Overlay(tree, timeout=options.timeout, writeback=options.writeback)
     device = _mount_directly(mountpoint, options)
     directly = device is not None
     try:
+        if device is not None and options.adapter != "pyfuse3":
+            serve_device(
+                device,
+                tree,
+                timeout=options.timeout,
+                writeback=options.writeback,
+                durable=options.durable,
+                on_ready=ready.ready,
+                on_idle=on_idle,
+            )
+            return
+        from fuse.operations import Overlay, serve_requests  # which brings libfuse into the process
+
+        overlay = Overlay(tree, timeout=options.timeout, writeback=options.writeback)
         if device is not None:
             target, arguments = f"/dev/fd/{device}", set()
         else:
@@ -123,6 +142,8 @@ def _serve_tree(tree: Tree, mountpoint: str, options: MountOptions, ready: _Read
             _unmount(mountpoint)
         raise
     finally:
+        if device is not None:
+            os.close(device)
         tree.close()
 
 

@@ -18,13 +18,15 @@ from collections.abc import Callable, Sequence
 from fuse.copyup import CopyUp
 from fuse.ids import Owners
 from fuse.inodes import Directory, Inode
-from fuse.layers import Layer, Place
+from fuse.layers import Buffer, Layer, Place
 from fuse.layers.directory import DirectoryFile
 from fuse.merge import merge_name
 from fuse.syscalls import RenameFlag, renameat2
 from fuse.upper import UpperDirectory
 from fuse.view import View, fail
 from fuse.whiteout import is_reserved_name, stored_xattr
+
+CAPABILITY_XATTR = b"security.capability"
 
 
 class Tree(View):
@@ -60,10 +62,11 @@ class Tree(View):
             inode.reply = None
         inode.opens += 1
 
-    def write(self, inode: Inode, offset: int, data: bytes) -> int:
+    def write(self, inode: Inode, offset: int, data: Buffer) -> int:
+        """Write to a regular file, opened or not."""
         file = inode.file
         if not inode.writable or not isinstance(file, DirectoryFile):
-            fail(errno.EBADF)
+            file = self._open_to_write(inode)
         inode.reply = None
         return os.pwrite(file.fd, data, offset)
 
@@ -81,6 +84,15 @@ class Tree(View):
             os.fsync(fd)
         finally:
             os.close(fd)
+
+    def _open_to_write(self, inode: Inode) -> DirectoryFile:
+        if inode.mode != stat.S_IFREG:
+            fail(errno.EISDIR if inode.mode == stat.S_IFDIR else errno.EINVAL)
+        self.copy_up(inode)
+        file = self._open_upper(inode, write=True)
+        if inode.opens == 0:
+            self._keep_open(inode)
+        return file
 
     # Changing a file.
 
@@ -134,13 +146,32 @@ class Tree(View):
         os.utime(path, ns=(atime_ns, mtime_ns), dir_fd=fd, follow_symlinks=follow)
         inode.reply = None
 
-    def set_xattr(self, inode: Inode, name: bytes, value: bytes) -> None:
+    def drop_privileges(self, inode: Inode) -> None:
+        """Clear the set-id bits and capabilities of a regular file, as write(2) and truncate(2) do."""
+        self.copy_up(inode)
+        path = self._where(inode)
+        follow = path.startswith(b"/")
+        mode = stat.S_IMODE(os.stat(path, dir_fd=self._writable().fd, follow_symlinks=follow).st_mode)
+        dropped = mode & ~stat.S_ISUID
+        if mode & stat.S_IXGRP:  # without it the bit once stood for mandatory locking
+            dropped &= ~stat.S_ISGID
+        if dropped != mode:
+            os.chmod(path, dropped, dir_fd=self._writable().fd)
+            inode.reply = None
+        try:
+            os.removexattr(self._writable().for_xattrs(path), CAPABILITY_XATTR, follow_symlinks=follow)
+        except OSError as error:
+            if error.errno not in (errno.ENODATA, errno.EOPNOTSUPP):
+                raise
+
+    def set_xattr(self, inode: Inode, name: bytes, value: bytes, flags: int = 0) -> None:
+        """`flags` are those of setxattr(2)."""
         stored = stored_xattr(name)
         if stored is None:
             fail(errno.EPERM)
         self.copy_up(inode)
         path = self._where(inode)
-        os.setxattr(self._writable().for_xattrs(path), stored, value, follow_symlinks=path.startswith(b"/"))
+        os.setxattr(self._writable().for_xattrs(path), stored, value, flags, follow_symlinks=path.startswith(b"/"))
         inode.reply = None
 
     def remove_xattr(self, inode: Inode, name: bytes) -> None:
@@ -428,7 +459,7 @@ class Tree(View):
         status = os.stat(path, dir_fd=upper.fd, follow_symlinks=False)
         if status.st_nlink == 1:
             self._numbers.release(status.st_ino)
-        elif inode.file is None and inode.anchor < 0 and not inode.others:
+        if inode.file is None and inode.anchor < 0 and not inode.others and (inode.lookups or status.st_nlink > 1):
             inode.anchor = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=upper.fd)
 
     def _outlive_directory(self, inode: Directory, path: bytes) -> None:

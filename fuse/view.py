@@ -8,19 +8,23 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import NoReturn
 
 from fuse.attributes import Attributes, from_stat
 from fuse.ids import Owners
 from fuse.inodes import ROOT_NUMBER, Directory, Inode, Numbers
-from fuse.layers import Layer, Place
+from fuse.layers import Buffer, Layer, LayerFile, Place
 from fuse.layers.directory import DirectoryFile
 from fuse.merge import merge_name, merge_names
 from fuse.upper import UpperDirectory
 from fuse.whiteout import shown_xattr, stored_xattr
 
 NAME_MAX = 255
+
+OPEN_FILES = 256
+"""How many files that nobody opened are kept open after they were read or written."""
 
 Listing = list[tuple[bytes, tuple[Place, ...]]]
 
@@ -62,6 +66,7 @@ class View:
         self.root = Directory(ROOT_NUMBER, None, b"", tuple(lowers), upper=upper is not None)
         self.root.lookups = 1
         self.inodes: dict[int, Inode] = {ROOT_NUMBER: self.root}
+        self._unasked: OrderedDict[Inode, None] = OrderedDict()  # those open because of a read or write, oldest first
 
     def close(self) -> None:
         """Close every file and layer."""
@@ -140,6 +145,13 @@ class View:
                 inode.add_name(directory, name)
         directory.children[name] = inode
         return inode
+
+    def number(self, places: tuple[Place, ...]) -> int:
+        """The number that `adopt` would most likely give; it makes no promise and keeps nothing."""
+        top = places[0]
+        if len(places) == 1 or top.layer is not self._upper:
+            return self._numbers.of(top)
+        return self._numbers.kept(top, self._numbers.of(places[1]))
 
     def attributes(self, inode: Inode) -> Attributes:
         """What stat(2) shows."""
@@ -222,10 +234,12 @@ class View:
         inode.opens += 1
 
     def read(self, inode: Inode, offset: int, length: int) -> bytes:
-        """Up to `length` bytes; fewer only at the end."""
-        if inode.file is None:
-            fail(errno.EBADF)
-        return inode.file.pread(offset, length)
+        """Up to `length` bytes of a regular file, opened or not; fewer only at the end."""
+        return (inode.file or self._open_unasked(inode)).pread(offset, length)
+
+    def read_parts(self, inode: Inode, offset: int, length: int) -> list[Buffer]:
+        """The same in pieces that are not copied."""
+        return (inode.file or self._open_unasked(inode)).pread_parts(offset, length)
 
     def release(self, inode: Inode) -> None:
         inode.opens -= 1
@@ -311,6 +325,29 @@ class View:
         inode.writable = write
         return opened
 
+    def _open_unasked(self, inode: Inode) -> LayerFile:
+        """Open a file that is to be read though nobody opened it, and keep it open for a while."""
+        if inode.mode != stat.S_IFREG:
+            fail(errno.EISDIR if inode.mode == stat.S_IFDIR else errno.EINVAL)
+        if inode.upper:
+            file: LayerFile = self._open_upper(inode, write=False)
+        else:
+            place = self._effective(inode)
+            file = inode.file = place.layer.open(place.ref)
+        self._keep_open(inode)
+        return file
+
+    def _keep_open(self, inode: Inode) -> None:
+        """Close the one that was opened first instead, where there are too many."""
+        unasked = self._unasked
+        unasked[inode] = None
+        if len(unasked) > OPEN_FILES:
+            oldest, _ = unasked.popitem(last=False)
+            if oldest.opens == 0 and (oldest.anchor >= 0 or not oldest.nameless) and oldest.file is not None:
+                oldest.file.close()
+                oldest.file = None
+                oldest.writable = False
+
     def _further_name(self, inode: Inode, directory: Directory, name: bytes) -> bool:
         """A name in a layer belongs to a file that was copied up: give the copy that name. False if it is gone."""
         if inode.nameless:
@@ -343,9 +380,9 @@ class View:
                 self._drop_unused(parent)
             here = parents[0][0] if parents else None
 
-    @staticmethod
-    def _close_files(inode: Inode) -> None:
+    def _close_files(self, inode: Inode) -> None:
         if inode.file is not None:
+            self._unasked.pop(inode, None)
             inode.file.close()
             inode.file = None
             inode.writable = False

@@ -1,0 +1,458 @@
+"""The adapter between the kernel's own protocol and the tree: a request in, the bytes of its answer out.
+
+Nobody else writes to what lies below, so the kernel may keep names, missing names, attributes, directory listings and
+data for as long as it likes. What it keeps, it does not ask again: that is where the speed is.
+
+The kernel is told that there is no OPEN, OPENDIR, CREATE, FLUSH or ACCESS here. It then opens files without a word,
+keeps what it has read of them, caches whole directories, and makes a file by MKNOD. So requests name files by node
+alone, and the tree keeps a few open behind them (`View.read`). A kernel that cannot do without is answered in earnest.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import mmap
+import os
+import stat
+from collections.abc import Callable
+
+from fuse import protocol
+from fuse.errors import LayerError
+from fuse.inodes import ROOT_NUMBER, Directory, Inode
+from fuse.protocol import Header, InitFlag, InitReply, InitRequest, Opcode, ProtocolError, SetattrFlag
+from fuse.snapshot import Snapshot
+from fuse.tree import Tree
+
+log = logging.getLogger("fuse")
+
+Reply = bytes | list[bytes] | list[bytes | memoryview] | None
+"""A message, or its parts for writev(2); None where none is expected."""
+
+Handler = Callable[[int, int, tuple[int, ...]], Reply]
+"""Of the node, the length of the message, and its header."""
+
+_BODY = protocol.IN_HEADER.size
+_DONE = b""
+_PADDING = tuple(bytes(-length & 7) for length in range(8))
+_OUT = protocol.OUT_HEADER
+
+WANTED = (
+    InitFlag.ASYNC_READ
+    | InitFlag.BIG_WRITES
+    | InitFlag.DO_READDIRPLUS
+    | InitFlag.READDIRPLUS_AUTO
+    | InitFlag.ASYNC_DIO
+    | InitFlag.WRITEBACK_CACHE
+    | InitFlag.NO_OPEN_SUPPORT
+    | InitFlag.PARALLEL_DIROPS
+    | InitFlag.MAX_PAGES
+    | InitFlag.CACHE_SYMLINKS
+    | InitFlag.NO_OPENDIR_SUPPORT
+    | InitFlag.EXPLICIT_INVAL_DATA
+    | InitFlag.HANDLE_KILLPRIV_V2
+    | InitFlag.INIT_EXT
+)
+"""What is taken of what the kernel offers."""
+
+MAX_PAGES = 256
+"""1 MiB: more is not faster, and takes more memory."""
+
+BACKGROUND = 64
+"""Requests that the kernel may send ahead: readahead and writes from its cache."""
+
+
+class Requests:
+    """Answers requests that are in `buffer`, which belongs to whoever reads them from the kernel.
+
+    `timeout` is in seconds. `max_pages` is how much a READ or WRITE may be about, and the buffer has room for that.
+    """
+
+    def __init__(
+        self, tree: Tree, *, timeout: float, writeback: bool, durable: bool, max_pages: int = MAX_PAGES
+    ) -> None:
+        self._tree = tree
+        self._inodes = tree.inodes
+        self._valid = protocol.timeout(timeout)
+        self._attr_prefix = protocol.ATTR_OUT.pack(*self._valid, 0)
+        self._missing = protocol.ENTRY_OUT.pack(0, 0, self._valid[0], 0, self._valid[1], 0, *[0] * 16)
+        self._writeback = writeback
+        self._durable = durable
+        self._max_pages = max_pages
+        self._snapshots: dict[Directory, Snapshot] = {}
+        size = max_pages * protocol.PAGE
+        self.buffer = memoryview(mmap.mmap(-1, size + protocol.PAGE))
+        self.started = False
+        """Whether the kernel has introduced itself."""
+        self._names_open = True
+        self._handlers: dict[int, tuple[Handler, int]] = {Opcode.INIT: (self._init, _BODY + 16)}
+
+    def _serving(self) -> dict[int, tuple[Handler, int]]:
+        """Opcodes to handlers, with the length that their requests have at least."""
+        table: dict[Opcode, tuple[Handler, int]] = {
+            Opcode.LOOKUP: (self._lookup, 2),
+            Opcode.FORGET: (self._forget, 8),
+            Opcode.BATCH_FORGET: (self._batch_forget, 8),
+            Opcode.GETATTR: (self._getattr, 0),
+            Opcode.SETATTR: (self._setattr, protocol.SETATTR_IN.size),
+            Opcode.READLINK: (self._readlink, 0),
+            Opcode.SYMLINK: (self._symlink, 4),
+            Opcode.MKNOD: (self._mknod, protocol.MKNOD_IN.size + 2),
+            Opcode.MKDIR: (self._mkdir, protocol.MKDIR_IN.size + 2),
+            Opcode.UNLINK: (self._unlink, 2),
+            Opcode.RMDIR: (self._rmdir, 2),
+            Opcode.RENAME: (self._rename, protocol.RENAME_IN.size + 4),
+            Opcode.RENAME2: (self._rename2, protocol.RENAME2_IN.size + 4),
+            Opcode.LINK: (self._link, protocol.LINK_IN.size + 2),
+            Opcode.READ: (self._read, protocol.READ_IN.size),
+            Opcode.WRITE: (self._write, protocol.WRITE_IN.size),
+            Opcode.STATFS: (self._statfs, 0),
+            Opcode.FSYNC: (self._fsync, protocol.FSYNC_IN.size),
+            Opcode.FSYNCDIR: (self._fsyncdir, protocol.FSYNC_IN.size),
+            Opcode.SETXATTR: (self._setxattr, protocol.SETXATTR_IN.size + 2),
+            Opcode.GETXATTR: (self._getxattr, protocol.GETXATTR_IN.size + 2),
+            Opcode.LISTXATTR: (self._listxattr, protocol.GETXATTR_IN.size),
+            Opcode.REMOVEXATTR: (self._removexattr, 2),
+            Opcode.READDIR: (self._readdir, protocol.READ_IN.size),
+            Opcode.READDIRPLUS: (self._readdirplus, protocol.READ_IN.size),
+            Opcode.INTERRUPT: (self._interrupt, 8),
+            Opcode.DESTROY: (self._destroy, 0),
+        }
+        return {code: (handler, _BODY + least) for code, (handler, least) in table.items()}
+
+    def answer(self, length: int) -> Reply:
+        """The answer to the request in the first `length` bytes of the buffer."""
+        if length < _BODY:
+            log.error("a request of %d bytes is shorter than its header", length)
+            return None
+        header = protocol.IN_HEADER.unpack_from(self.buffer)
+        opcode = header[1]
+        try:
+            handler, least = self._handlers[opcode]
+            if length < least or length != header[0]:
+                raise ProtocolError(f"{length} bytes")
+            body = handler(header[3], length, header)
+        except OSError as error:
+            return _OUT.pack(16, -(error.errno or errno.EIO), header[2])
+        except KeyError as error:
+            if error.args != (opcode,):
+                log.exception("%s failed", Header._make(header[:7]))
+                return _OUT.pack(16, -errno.EIO, header[2])
+            return _OUT.pack(16, -errno.ENOSYS, header[2])
+        except (LayerError, ProtocolError) as error:
+            log.error("%s of node %d: %s", _word(opcode), header[3], error)
+        except Exception:
+            log.exception("%s failed", Header._make(header[:7]))
+        else:
+            if isinstance(body, bytes):
+                return _OUT.pack(16 + len(body), 0, header[2]) + body
+            if body is None:
+                return None
+            length = 16 + sum([len(part) for part in body])
+            return [_OUT.pack(length, 0, header[2]), *body]
+        return _OUT.pack(16, -errno.EIO, header[2])
+
+    # The beginning and the end.
+
+    def _init(self, _node: int, length: int, _header: tuple[int, ...]) -> bytes:
+        offered = InitRequest.parse(self.buffer[_BODY:length])
+        if offered.major != protocol.MAJOR or offered.minor < protocol.OLDEST_MINOR:
+            log.error("the kernel speaks FUSE %d.%d, which is too old", offered.major, offered.minor)
+            raise OSError(errno.EPROTO, os.strerror(errno.EPROTO))
+        flags = offered.flags & WANTED
+        if not self._writeback:
+            flags &= ~InitFlag.WRITEBACK_CACHE
+        self._handlers = dict(self._serving())
+        if not flags & InitFlag.NO_OPEN_SUPPORT:
+            self._handlers[Opcode.OPEN] = (self._open, _BODY + protocol.OPEN_IN.size)
+            self._handlers[Opcode.RELEASE] = (self._release, _BODY)
+        if not flags & InitFlag.NO_OPENDIR_SUPPORT:
+            self._handlers[Opcode.OPENDIR] = (self._opendir, _BODY + protocol.OPEN_IN.size)
+            self._handlers[Opcode.RELEASEDIR] = (self._release, _BODY)
+        if not self._durable:
+            del self._handlers[Opcode.FSYNC], self._handlers[Opcode.FSYNCDIR]
+        self.started = True
+        return InitReply(
+            min(offered.minor, protocol.MINOR), offered.max_readahead, flags, BACKGROUND, self._max_pages
+        ).to_bytes()
+
+    def _destroy(self, _node: int, _length: int, _header: tuple[int, ...]) -> bytes:
+        return _DONE
+
+    def _interrupt(self, _node: int, _length: int, _header: tuple[int, ...]) -> None:
+        """What it is about is answered already: there is one request at a time."""
+
+    # Names.
+
+    def _directory(self, node: int) -> Directory:
+        inode = self._inodes.get(node)
+        if inode.__class__ is Directory:
+            return inode
+        raise OSError(errno.ESTALE if inode is None else errno.ENOTDIR, "")
+
+    def _inode(self, node: int) -> Inode:
+        try:
+            return self._inodes[node]
+        except KeyError:
+            raise OSError(errno.ESTALE, "") from None
+
+    def _render(self, inode: Inode) -> bytes:
+        rendered = inode.reply = protocol.entry(inode.number, self._valid, self._tree.attributes(inode))
+        return rendered
+
+    def _known(self, inode: Inode) -> bytes:
+        """The answer to a request that makes the kernel know a file."""
+        rendered = inode.reply or self._render(inode)
+        inode.lookups += 1
+        return rendered
+
+    def _lookup(self, node: int, length: int, _header: tuple[int, ...]) -> bytes:
+        try:
+            inode = self._tree.lookup(self._directory(node), bytes(self.buffer[_BODY : length - 1]))
+        except FileNotFoundError:
+            return self._missing
+        rendered = inode.reply or self._render(inode)
+        inode.lookups += 1
+        return rendered
+
+    def _forget(self, node: int, _length: int, _header: tuple[int, ...]) -> None:
+        self._forget_one(node, protocol.FORGET_IN.unpack_from(self.buffer, _BODY)[0])
+
+    def _batch_forget(self, _node: int, length: int, _header: tuple[int, ...]) -> None:
+        count = protocol.BATCH_FORGET_IN.unpack_from(self.buffer, _BODY)[0]
+        start = _BODY + protocol.BATCH_FORGET_IN.size
+        if start + count * protocol.FORGET_ONE.size > length:
+            raise ProtocolError("it forgets more than it names")
+        for node, lookups in protocol.FORGET_ONE.iter_unpack(
+            self.buffer[start : start + count * protocol.FORGET_ONE.size]
+        ):
+            self._forget_one(node, lookups)
+
+    def _forget_one(self, node: int, lookups: int) -> None:
+        inode = self._inodes.get(node)
+        if inode is None or node == ROOT_NUMBER:
+            return
+        if inode.__class__ is Directory:
+            self._snapshots.pop(inode, None)
+        self._tree.forget(inode, lookups)
+
+    def _mknod(self, node: int, length: int, header: tuple[int, ...]) -> bytes:
+        mode, rdev, _umask, _ = protocol.MKNOD_IN.unpack_from(self.buffer, _BODY)
+        name = protocol.name_in(self.buffer, _BODY + protocol.MKNOD_IN.size, length)
+        return self._known(self._tree.mknod(self._directory(node), name, mode, rdev, header[4], header[5]))
+
+    def _mkdir(self, node: int, length: int, header: tuple[int, ...]) -> bytes:
+        mode, _umask = protocol.MKDIR_IN.unpack_from(self.buffer, _BODY)
+        name = protocol.name_in(self.buffer, _BODY + protocol.MKDIR_IN.size, length)
+        return self._known(self._tree.mkdir(self._directory(node), name, mode, header[4], header[5]))
+
+    def _symlink(self, node: int, length: int, header: tuple[int, ...]) -> bytes:
+        name, target = protocol.names_in(self.buffer, _BODY, length)
+        return self._known(self._tree.symlink(self._directory(node), name, target, header[4], header[5]))
+
+    def _link(self, node: int, length: int, _header: tuple[int, ...]) -> bytes:
+        (old,) = protocol.LINK_IN.unpack_from(self.buffer, _BODY)
+        name = protocol.name_in(self.buffer, _BODY + protocol.LINK_IN.size, length)
+        return self._known(self._tree.link(self._inode(old), self._directory(node), name))
+
+    def _unlink(self, node: int, length: int, _header: tuple[int, ...]) -> bytes:
+        self._tree.unlink(self._directory(node), protocol.name_in(self.buffer, _BODY, length))
+        return _DONE
+
+    def _rmdir(self, node: int, length: int, _header: tuple[int, ...]) -> bytes:
+        self._tree.rmdir(self._directory(node), protocol.name_in(self.buffer, _BODY, length))
+        return _DONE
+
+    def _rename(self, node: int, length: int, _header: tuple[int, ...]) -> bytes:
+        (new,) = protocol.RENAME_IN.unpack_from(self.buffer, _BODY)
+        old_name, new_name = protocol.names_in(self.buffer, _BODY + protocol.RENAME_IN.size, length)
+        self._tree.rename(self._directory(node), old_name, self._directory(new), new_name)
+        return _DONE
+
+    def _rename2(self, node: int, length: int, _header: tuple[int, ...]) -> bytes:
+        new, flags, _ = protocol.RENAME2_IN.unpack_from(self.buffer, _BODY)
+        old_name, new_name = protocol.names_in(self.buffer, _BODY + protocol.RENAME2_IN.size, length)
+        self._tree.rename(self._directory(node), old_name, self._directory(new), new_name, flags)
+        return _DONE
+
+    # Attributes.
+
+    def _getattr(self, node: int, _length: int, _header: tuple[int, ...]) -> bytes:
+        inode = self._inode(node)
+        return self._attr_prefix + (inode.reply or self._render(inode))[40:]
+
+    def _setattr(self, node: int, _length: int, _header: tuple[int, ...]) -> bytes:
+        (valid, _, _, size, _, atime, mtime, _, atime_ns, mtime_ns, _, mode, _, uid, gid, _) = (
+            protocol.SETATTR_IN.unpack_from(self.buffer, _BODY)
+        )
+        tree, inode = self._tree, self._inode(node)
+        if valid & SetattrFlag.SIZE:
+            tree.truncate(inode, size)
+        if valid & SetattrFlag.KILL_SUIDGID:
+            tree.drop_privileges(inode)
+        if valid & (SetattrFlag.UID | SetattrFlag.GID):
+            tree.chown(inode, uid if valid & SetattrFlag.UID else None, gid if valid & SetattrFlag.GID else None)
+        if valid & SetattrFlag.MODE:
+            tree.chmod(inode, mode)
+        if valid & (SetattrFlag.ATIME | SetattrFlag.MTIME):
+            tree.set_times(
+                inode,
+                atime * 1000000000 + atime_ns if valid & SetattrFlag.ATIME else None,
+                mtime * 1000000000 + mtime_ns if valid & SetattrFlag.MTIME else None,
+            )
+        return self._attr_prefix + (inode.reply or self._render(inode))[40:]
+
+    def _readlink(self, node: int, _length: int, _header: tuple[int, ...]) -> bytes:
+        return self._tree.readlink(self._inode(node))
+
+    def _getxattr(self, node: int, length: int, _header: tuple[int, ...]) -> bytes:
+        size, _ = protocol.GETXATTR_IN.unpack_from(self.buffer, _BODY)
+        name = protocol.name_in(self.buffer, _BODY + protocol.GETXATTR_IN.size, length)
+        return _sized(self._tree.xattr(self._inode(node), name), size)
+
+    def _listxattr(self, node: int, _length: int, _header: tuple[int, ...]) -> bytes:
+        size, _ = protocol.GETXATTR_IN.unpack_from(self.buffer, _BODY)
+        names = self._tree.xattr_names(self._inode(node))
+        return _sized(b"".join([name + b"\0" for name in names]), size)
+
+    def _setxattr(self, node: int, length: int, _header: tuple[int, ...]) -> bytes:
+        size, flags = protocol.SETXATTR_IN.unpack_from(self.buffer, _BODY)
+        start, end = _BODY + protocol.SETXATTR_IN.size, length - size
+        if end <= start:
+            raise ProtocolError("an attribute is longer than the message")
+        name = protocol.name_in(self.buffer, start, end)
+        self._tree.set_xattr(self._inode(node), name, bytes(self.buffer[end:length]), flags)
+        return _DONE
+
+    def _removexattr(self, node: int, length: int, _header: tuple[int, ...]) -> bytes:
+        self._tree.remove_xattr(self._inode(node), protocol.name_in(self.buffer, _BODY, length))
+        return _DONE
+
+    def _statfs(self, _node: int, _length: int, _header: tuple[int, ...]) -> bytes:
+        found = self._tree.statfs()
+        return protocol.STATFS_OUT.pack(
+            found.f_blocks, found.f_bfree, found.f_bavail, found.f_files, found.f_ffree,
+            found.f_bsize & 0xFFFFFFFF, found.f_namemax, found.f_frsize & 0xFFFFFFFF, 0,
+        )  # fmt: skip
+
+    # Files.
+
+    def _open(self, node: int, _length: int, _header: tuple[int, ...]) -> bytes:
+        """Only for a kernel that cannot open without a word. What is to be truncated is so by a SETATTR."""
+        self._inode(node)
+        return protocol.OPEN_OUT.pack(0, protocol.FOPEN_KEEP_CACHE, 0)
+
+    def _opendir(self, node: int, _length: int, _header: tuple[int, ...]) -> bytes:
+        self._directory(node)
+        return protocol.OPEN_OUT.pack(0, protocol.FOPEN_KEEP_CACHE | protocol.FOPEN_CACHE_DIR, 0)
+
+    def _release(self, _node: int, _length: int, _header: tuple[int, ...]) -> bytes:
+        return _DONE
+
+    def _read(self, node: int, _length: int, _header: tuple[int, ...]) -> Reply:
+        _, offset, size, _, _, _, _ = protocol.READ_IN.unpack_from(self.buffer, _BODY)
+        return self._tree.read_parts(self._inode(node), offset, size)
+
+    def _write(self, node: int, length: int, _header: tuple[int, ...]) -> bytes:
+        _, offset, size, flags, _, _, _ = protocol.WRITE_IN.unpack_from(self.buffer, _BODY)
+        start = _BODY + protocol.WRITE_IN.size
+        if start + size != length:
+            raise ProtocolError("a WRITE has not as much data as it says")
+        inode = self._inode(node)
+        written = self._tree.write(inode, offset, self.buffer[start:length])
+        if flags & protocol.WRITE_KILL_SUIDGID:
+            self._tree.drop_privileges(inode)
+        return protocol.WRITE_OUT.pack(written, 0)
+
+    def _fsync(self, node: int, _length: int, _header: tuple[int, ...]) -> bytes:
+        _, flags, _ = protocol.FSYNC_IN.unpack_from(self.buffer, _BODY)
+        self._tree.fsync(self._inode(node), data_only=bool(flags & protocol.FSYNC_DATA_ONLY))
+        return _DONE
+
+    def _fsyncdir(self, node: int, _length: int, _header: tuple[int, ...]) -> bytes:
+        self._tree.fsync_directory(self._directory(node))
+        return _DONE
+
+    # Directories.
+
+    def _snapshot(self, directory: Directory, offset: int) -> Snapshot:
+        snapshot = self._snapshots.get(directory)
+        if snapshot is None:
+            snapshot = self._snapshots[directory] = Snapshot(self._tree.listing(directory), directory.version)
+        elif offset == 0 and snapshot.version != directory.version:
+            snapshot.refresh(self._tree.listing(directory), directory.version)
+        return snapshot
+
+    def _readdir(self, node: int, _length: int, _header: tuple[int, ...]) -> list[bytes]:
+        return self._listed(node, plus=False)
+
+    def _readdirplus(self, node: int, _length: int, _header: tuple[int, ...]) -> list[bytes]:
+        return self._listed(node, plus=True)
+
+    def _listed(self, node: int, *, plus: bool) -> list[bytes]:
+        """As much of a directory as the kernel has room for, none at its end.
+
+        Positions are 0 and 1 for "." and "..", then those of the snapshot plus 2.
+        """
+        _, offset, size, _, _, _, _ = protocol.READ_IN.unpack_from(self.buffer, _BODY)
+        tree, directory = self._tree, self._directory(node)
+        snapshot = self._snapshot(directory, offset)
+        entries = snapshot.entries
+        unchanged = snapshot.version == directory.version
+        children = directory.children
+        parts: list[bytes] = []
+        pack = protocol.DIRENT.pack
+        for position in range(offset, 2):
+            inode: Inode = directory.parent or tree.root if position else directory
+            if plus:
+                parts.append(inode.reply or self._render(inode))
+            parts.append(protocol.dirent(inode.number, position + 1, b".." if position else b".", stat.S_IFDIR >> 12))
+        size -= sum(map(len, parts))
+        fixed = protocol.DIRENT.size + 7 + (protocol.ENTRY_OUT.size if plus else 0)
+        for position in range(max(offset - 2, 0), len(entries)):
+            found = entries[position]
+            if found is None:
+                continue
+            name, places = found
+            length = len(name)
+            if size < (fixed + length & ~7):
+                return parts
+            known = children.get(name)
+            if known is None:
+                if unchanged and not plus:
+                    size -= fixed + length & ~7
+                    parts.append(pack(tree.number(places), position + 3, length, places[0].mode >> 12))
+                    parts.append(name + _PADDING[length & 7])
+                    continue
+                try:
+                    known = tree.adopt(directory, name, places) if unchanged else tree.lookup(directory, name)
+                except FileNotFoundError:
+                    continue
+            if plus:
+                try:
+                    parts.append(known.reply or self._render(known))
+                except (OSError, LayerError):
+                    tree.forget(known, 0)
+                    if not parts:
+                        raise
+                    return parts  # which the kernel has counted; the next request fails
+                known.lookups += 1
+            size -= fixed + length & ~7
+            parts.append(pack(known.number, position + 3, length, known.mode >> 12))
+            parts.append(name + _PADDING[length & 7])
+        if unchanged and not parts:
+            del self._snapshots[directory]
+        return parts
+
+
+def _sized(value: bytes, size: int) -> bytes:
+    """A value for which the caller has `size` bytes of room, or its length where it asks for that with 0."""
+    if size == 0:
+        return protocol.GETXATTR_OUT.pack(len(value), 0)
+    if len(value) > size:
+        raise OSError(errno.ERANGE, "")
+    return value
+
+
+def _word(opcode: int) -> str:
+    return Opcode(opcode).name if opcode in Opcode._value2member_map_ else f"request {opcode}"
