@@ -5,7 +5,8 @@ reads it too: frames that each decompress on their own, then a skippable frame
 
     magic 0x184D2A5E | size | (compressed size, decompressed size) per frame | frame count | flags | 0x8F92EAB1
 
-in little-endian 32-bit numbers (flags is one byte). Each frame carries its own content checksum.
+in little-endian 32-bit numbers (flags is one byte). Each frame carries its own content checksum. Before the table is
+another skippable frame, 0x184D2A50 | 4 | CRC-32 of the table's entries; other writers leave it out.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import os
 import struct
 import sys
 import threading
+import zlib
 from array import array
 from collections import OrderedDict
 from functools import partial
@@ -36,6 +38,8 @@ _SKIPPABLE = struct.Struct("<II")
 _ENTRY = struct.Struct("<II")
 _FOOTER = struct.Struct("<IBI")
 _SKIPPABLE_MAGIC = 0x184D2A5E
+_CHECK = struct.Struct("<III")
+_CHECK_MAGIC = 0x184D2A50
 _SEEKABLE_MAGIC = 0x8F92EAB1
 _CHECKSUM_FLAG = 0x80
 _RESERVED_FLAGS = 0x7C
@@ -75,6 +79,7 @@ class FramesWriter:
         if self._pending:
             self._frame(memoryview(self._pending))
             self._pending = bytearray()
+        self._file.write(_CHECK.pack(_CHECK_MAGIC, 4, zlib.crc32(self._table)))
         footer = _FOOTER.pack(self._frames, 0, _SEEKABLE_MAGIC)
         self._file.write(_SKIPPABLE.pack(_SKIPPABLE_MAGIC, len(self._table) + len(footer)) + self._table + footer)
 
@@ -97,6 +102,7 @@ class FrameCache:
         self._frames: OrderedDict[Key, bytes] = OrderedDict()
         self._changing = threading.Lock()
         self.ahead = ReadAhead(self.put)
+        self.readers = 0  # the last one that closes ends the read-ahead
         self.ahead_limit = limit // 4
         """How many bytes a sequential reader should have before it."""
 
@@ -151,12 +157,13 @@ class FramesReader:
         self._file_offsets: array[int] | None = None
         self._stream_offsets: array[int] = array("Q", (0,))
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._cache.readers += 1
         if lazy:
             return
         try:
             self._load_table()
         except BaseException:
-            os.close(self._fd)
+            self.close()
             raise
 
     def _load_table(self) -> array[int]:
@@ -175,7 +182,8 @@ class FramesReader:
         magic, size = _SKIPPABLE.unpack(self._read_exactly(frames_end, _SKIPPABLE.size))
         if magic != _SKIPPABLE_MAGIC or size != count * entry_size + _FOOTER.size:
             raise self._damaged("its table is malformed")
-        words = array("I", self._read_exactly(table_at, count * entry_size))
+        table = self._read_exactly(table_at, count * entry_size)
+        words = array("I", table)
         if sys.byteorder == "big":
             words.byteswap()
         step = entry_size // 4
@@ -183,7 +191,11 @@ class FramesReader:
         if lengths and max(max(lengths), max(words[0::step]) // 2) > MAX_FRAME_SIZE:
             raise self._damaged("a frame is too large")
         offsets = array("Q", itertools.accumulate(words[0::step], initial=0))
-        if offsets[-1] != frames_end:
+        if offsets[-1] == frames_end - _CHECK.size:
+            magic, size, crc = _CHECK.unpack(self._read_exactly(frames_end - _CHECK.size, _CHECK.size))
+            if magic != _CHECK_MAGIC or size != 4 or crc != zlib.crc32(table):
+                raise self._damaged("its table has another checksum")
+        elif offsets[-1] != frames_end:
             raise self._damaged("its frames do not fill it")
         self._stream_offsets = array("Q", itertools.accumulate(lengths, initial=0))
         self._file_offsets = offsets
@@ -222,7 +234,12 @@ class FramesReader:
 
     def close(self) -> None:
         if self._fd >= 0:
-            self._cache.ahead.call_off(self._number)
+            cache = self._cache
+            cache.readers -= 1
+            if cache.readers:
+                cache.ahead.call_off(self._number)
+            else:
+                cache.ahead.close()
             os.close(self._fd)
             self._fd = -1
 

@@ -22,6 +22,8 @@ HEADER = struct.Struct("<8sIIIIQQQQII")
 """Magic; numbers of nodes, extents, xattrs, and 0; offsets of nodes, extents, xattrs, heap; heap length; CRC-32."""
 NODE = struct.Struct("<IHHIIIIIIQQqIIII")
 """The fields of `Node`."""
+NAME_FIELDS = struct.Struct("<IH")
+"""Where a node begins: the place of its name."""
 INODE_AT = 12
 """Where `inode` is in a node."""
 INODE_FIELD = struct.Struct("<I")

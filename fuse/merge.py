@@ -29,6 +29,9 @@ def merge_name(stack: Sequence[Place], name: bytes) -> tuple[Place, ...]:
 
 def merge_names(stack: Sequence[Place]) -> dict[bytes, tuple[Place, ...]]:
     """Every name that is visible in a directory, with its places."""
+    if len(stack) == 1:
+        directory = stack[0]
+        return {name: (place,) for name, place in directory.layer.entries(directory.ref) if place.mode}
     merged: dict[bytes, tuple[Place, ...]] = {}
     settled: set[bytes] = set()
     last = len(stack) - 1

@@ -6,7 +6,7 @@ import bisect
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 from fuse.attributes import Attributes
@@ -14,10 +14,15 @@ from fuse.entry import Extent
 from fuse.errors import LayerError
 from fuse.frames import FrameCache, FramesReader
 from fuse.index import Index
-from fuse.indexformat import Node
+from fuse.indexformat import WHITEOUT, Node
 from fuse.layers import Buffer, Place
 
 _NOT_NAMES = (b"", b".", b"..")
+_TYPE = 0o170000
+
+Row = tuple[int, bytes, tuple[int, ...] | None]
+"""(number of the node, name, the fields of its Attributes); None instead of them for directories, whiteouts, and files
+of several names."""
 
 ArchiveKind = Literal["plain", "frames"]
 
@@ -69,18 +74,65 @@ class ArchiveLayer:
 
     def find(self, directory: int, name: bytes) -> Place | None:
         number = self._index.find(directory, name)
-        return None if number is None else self._place(number, self._index.node(number))
+        if number is None:
+            return None
+        node = self._index.node(number)
+        if node.parent != directory:
+            raise self._misplaced(number)
+        return self._place(number, node)
 
     def entries(self, directory: int) -> list[tuple[bytes, Place]]:
         index = self._index
+        text = index.text
+        numbers = index.children(directory)
+        number = numbers.start - 1
         found = []
-        for number in index.children(directory):
-            node = index.node(number)
-            name = index.name(node)
-            if b"/" in name or name in _NOT_NAMES:
-                raise LayerError("a layer's index is damaged: a name is not one")
-            found.append((name, self._place(number, node)))
+        for name_at, name_length, flags, parent, inode, mode, *_ in index.records(numbers):
+            number += 1
+            name = text(name_at, name_length)
+            if parent != directory or b"/" in name or name in _NOT_NAMES:
+                raise self._misplaced(number)
+            if flags & WHITEOUT:
+                mode, inode = 0, number
+            elif inode != number:
+                mode = index.node(inode).mode
+            found.append((name, Place(self, number, mode, inode)))
         return found
+
+    def rows(self, directory: int, skip: int, uids: Mapping[int, int], gids: Mapping[int, int]) -> Iterator[Row]:
+        """What is in a directory, without its first `skip` names: for listings of everything with its attributes.
+
+        `uids` and `gids` say what is shown for the ids that the layer stores.
+        """
+        index = self._index
+        text = index.text
+        numbers = index.children(directory)[skip:]
+        number = numbers.start - 1
+        for (name_at, name_length, flags, parent, inode, mode, uid, gid, nlink, rdev, size, time, _, length, _, _) in (
+            index.records(numbers)
+        ):  # fmt: skip
+            number += 1
+            name = text(name_at, name_length)
+            if parent != directory or b"/" in name or name in _NOT_NAMES:
+                raise self._misplaced(number)
+            kind = mode & _TYPE
+            if kind == stat.S_IFDIR or nlink != 1 or flags & WHITEOUT or inode != number:
+                yield number, name, None
+                continue
+            blocks = 0
+            if kind == stat.S_IFREG:
+                blocks = (size + 511) >> 9 if length <= 1 else self.attributes(number).blocks
+            else:
+                size = length if kind == stat.S_IFLNK else 0
+            yield number, name, (mode, 1, uids[uid], gids[gid], rdev, size, blocks, time, time, time)
+
+    def place(self, number: int) -> Place:
+        """The place of a node."""
+        return self._place(number, self._index.node(number))
+
+    def path(self, number: int) -> bytes:
+        """The path of a node in the layer."""
+        return self._index.path(number)
 
     def opaque(self, directory: int) -> bool:
         return self._index.node(directory).opaque
@@ -147,6 +199,9 @@ class ArchiveLayer:
     def _file(self, number: int) -> Node:
         node = self._index.node(number)
         return node if node.inode == number else self._index.node(node.inode)
+
+    def _misplaced(self, number: int) -> LayerError:
+        return LayerError(f"a layer's index is damaged: node {number} has a wrong parent, or a name that is none")
 
     def __repr__(self) -> str:
         return f"<ArchiveLayer {self._index!r}>"
