@@ -16,6 +16,7 @@ from fuse.attributes import Attributes
 from fuse.ids import Owners
 from fuse.layers import LayerFile, Place
 from fuse.layers.directory import DirectoryFile
+from fuse.ownership import Ownership
 from fuse.upper import UpperDirectory, remove_tree
 from fuse.whiteout import shown_xattr
 
@@ -32,6 +33,7 @@ class CopyUp:
         self._upper = upper
         self._layer_owners = layer_owners
         self._upper_owners = upper_owners
+        self._as_stored = upper.ownership is not Ownership.REAL and layer_owners == upper_owners
 
     def directory(self, place: Place, path: bytes) -> None:
         """Make the directory itself, without what is in it."""
@@ -50,7 +52,9 @@ class CopyUp:
         scratch = upper.scratch()
         try:
             self._make(place, scratch, upper.work_fd, truncate=truncate)
-            return os.open(scratch, os.O_RDWR | os.O_CLOEXEC, dir_fd=upper.work_fd)
+            copied = os.open(scratch, os.O_RDWR | os.O_CLOEXEC, dir_fd=upper.work_fd)
+            upper.vanishing(os.fstat(copied).st_ino, b"/proc/self/fd/%d/%s" % (upper.work_fd, scratch))
+            return copied
         finally:
             os.unlink(scratch, dir_fd=upper.work_fd)
 
@@ -90,7 +94,7 @@ class CopyUp:
         elif kind == stat.S_IFLNK:
             os.symlink(layer.readlink(ref), scratch, dir_fd=fd)
         else:
-            os.mknod(scratch, kind | 0o600, attributes.rdev, dir_fd=fd)
+            self._upper.mknod(scratch, kind, attributes.rdev, dir_fd=fd)
         self._finish(place, attributes, scratch, fd)
 
     def attributes(self, place: Place, path: bytes, dir_fd: int) -> None:
@@ -99,13 +103,14 @@ class CopyUp:
 
     def _finish(self, place: Place, attributes: Attributes, scratch: bytes, fd: int) -> None:
         """Owner first, for it clears the set-id bits and capabilities; times last."""
-        uid = self._upper_owners.uids.stored(self._layer_owners.uids.shown(attributes.uid))
-        gid = self._upper_owners.gids.stored(self._layer_owners.gids.shown(attributes.gid))
+        uid: int | None = attributes.uid
+        gid: int | None = attributes.gid
+        if not self._as_stored:
+            uid = self._upper_owners.uids.stored(self._layer_owners.uids.shown(attributes.uid))
+            gid = self._upper_owners.gids.stored(self._layer_owners.gids.shown(attributes.gid))
         if uid is None or gid is None:
             raise OSError(errno.EOVERFLOW, os.strerror(errno.EOVERFLOW))
-        os.chown(scratch, uid, gid, dir_fd=fd, follow_symlinks=False)
-        if not stat.S_ISLNK(attributes.mode):
-            os.chmod(scratch, stat.S_IMODE(attributes.mode), dir_fd=fd)
+        self._upper.give(scratch, uid, gid, attributes.mode, attributes.rdev, dir_fd=fd)
         for name, value in place.layer.xattrs(place.ref).items():
             if shown_xattr(name) is None:
                 continue

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
+import struct
 from enum import IntFlag
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -44,6 +46,15 @@ _umount2 = _libc.umount2
 _umount2.argtypes = [ctypes.c_char_p, ctypes.c_int]
 _umount2.restype = ctypes.c_int
 
+_AT_SYMLINK_NOFOLLOW = 0x100
+_STATX_BTIME = 0x800
+_STATX = struct.Struct("=I76xqI")  # stx_mask, stx_btime
+_statx_buffer = ctypes.create_string_buffer(256)
+_statx = getattr(_libc, "statx", None)
+if _statx is not None:
+    _statx.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.c_char_p]
+    _statx.restype = ctypes.c_int
+
 _malloc_trim = getattr(_libc, "malloc_trim", None)  # glibc only
 if _malloc_trim is not None:
     _malloc_trim.argtypes = [ctypes.c_size_t]
@@ -63,6 +74,20 @@ def mount(source: bytes, target: bytes, kind: bytes, flags: MountFlag, data: byt
     if _mount(source, target, kind, flags, data) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), target)
+
+
+def birth_ns(path: bytes, *, follow: bool = False) -> int:
+    """When a file was made, of statx(2); 0 where the file system, the kernel or the C library does not tell."""
+    if _statx is None:
+        return 0
+    if _statx(AT_FDCWD, path, 0 if follow else _AT_SYMLINK_NOFOLLOW, _STATX_BTIME, _statx_buffer) != 0:
+        number = ctypes.get_errno()
+        if number == errno.ENOSYS:
+            return 0
+        raise OSError(number, os.strerror(number), path)
+    mask, seconds, nanoseconds = _STATX.unpack_from(_statx_buffer)
+    told: int = seconds * 1_000_000_000 + nanoseconds
+    return told if mask & _STATX_BTIME else 0
 
 
 def umount(target: bytes, flags: int = 0) -> None:

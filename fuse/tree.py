@@ -21,6 +21,7 @@ from fuse.inodes import Directory, Inode
 from fuse.layers import Buffer, Layer, Place
 from fuse.layers.directory import DirectoryFile
 from fuse.merge import merge_name
+from fuse.ownership import Ownership
 from fuse.syscalls import RenameFlag, renameat2
 from fuse.upper import UpperDirectory
 from fuse.view import View, fail
@@ -75,6 +76,8 @@ class Tree(View):
             return
         if isinstance(inode.file, DirectoryFile):
             (os.fdatasync if data_only else os.fsync)(inode.file.fd)
+        if inode.upper:
+            self._writable().sync()
 
     def fsync_directory(self, directory: Directory) -> None:
         if not self._durable or not directory.upper or directory.nameless:
@@ -84,6 +87,7 @@ class Tree(View):
             os.fsync(fd)
         finally:
             os.close(fd)
+        self._writable().sync()
 
     def _open_to_write(self, inode: Inode) -> DirectoryFile:
         if inode.mode != stat.S_IFREG:
@@ -100,25 +104,17 @@ class Tree(View):
         self.copy_up(inode)
         if inode.mode == stat.S_IFLNK:
             fail(errno.EOPNOTSUPP)
-        os.chmod(self._where(inode), stat.S_IMODE(mode), dir_fd=self._writable().fd)
+        self._writable().chmod(self._where(inode), mode)
         inode.reply = None
 
     def chown(self, inode: Inode, uid: int | None, gid: int | None) -> None:
         """None leaves an id as it is. The set-id bits are the caller's business, except that they survive this."""
         self.copy_up(inode)
-        path = self._where(inode)
-        follow = path.startswith(b"/")
-        fd = self._writable().fd
-        before = os.stat(path, dir_fd=fd, follow_symlinks=follow)
-        os.chown(
-            path,
+        self._writable().chown(
+            self._where(inode),
             -1 if uid is None else self._stored(self._upper_owners.uids.stored(uid)),
             -1 if gid is None else self._stored(self._upper_owners.gids.stored(gid)),
-            dir_fd=fd,
-            follow_symlinks=follow,
         )
-        if before.st_mode & (stat.S_ISUID | stat.S_ISGID) and inode.mode != stat.S_IFLNK:
-            os.chmod(path, stat.S_IMODE(before.st_mode), dir_fd=fd)
         inode.reply = None
 
     def truncate(self, inode: Inode, size: int) -> None:
@@ -151,12 +147,12 @@ class Tree(View):
         self.copy_up(inode)
         path = self._where(inode)
         follow = path.startswith(b"/")
-        mode = stat.S_IMODE(os.stat(path, dir_fd=self._writable().fd, follow_symlinks=follow).st_mode)
+        mode = stat.S_IMODE(self._writable().attributes(path).mode)
         dropped = mode & ~stat.S_ISUID
         if mode & stat.S_IXGRP:  # without it the bit once stood for mandatory locking
             dropped &= ~stat.S_ISGID
         if dropped != mode:
-            os.chmod(path, dropped, dir_fd=self._writable().fd)
+            self._writable().chmod(path, dropped)
             inode.reply = None
         try:
             os.removexattr(self._writable().for_xattrs(path), CAPABILITY_XATTR, follow_symlinks=follow)
@@ -238,10 +234,13 @@ class Tree(View):
         return inode
 
     def mknod(self, directory: Directory, name: bytes, mode: int, rdev: int, uid: int, gid: int) -> Inode:
-        """Make any file but a directory or a symbolic link; EPERM for devices that may not be made here."""
+        """Make any file but a directory or a symbolic link; a device too, for the kernel asks who may first."""
         if stat.S_ISCHR(mode) and rdev == 0:
             fail(errno.EPERM)  # it would be a whiteout
-        return self._make(directory, name, mode, uid, gid, lambda path, fd: os.mknod(path, mode, rdev, dir_fd=fd))
+        make = self._writable().mknod
+        return self._make(
+            directory, name, mode, uid, gid, lambda path, fd: make(path, mode, rdev, dir_fd=fd), rdev=rdev
+        )
 
     def mkdir(self, directory: Directory, name: bytes, mode: int, uid: int, gid: int) -> Inode:
         mode = stat.S_IFDIR | stat.S_IMODE(mode)
@@ -391,7 +390,15 @@ class Tree(View):
         at_second[0].version += 1
 
     def _make(
-        self, directory: Directory, name: bytes, mode: int, uid: int, gid: int, make: Callable[[bytes, int], None]
+        self,
+        directory: Directory,
+        name: bytes,
+        mode: int,
+        uid: int,
+        gid: int,
+        make: Callable[[bytes, int], None],
+        *,
+        rdev: int = 0,
     ) -> Inode:
         """Make a file with an owner, over a whiteout if there is one."""
         self._check_free(directory, name)
@@ -406,19 +413,18 @@ class Tree(View):
         upper = self._writable()
         path = self._path_of(directory, name)
         covered = upper.find(self._path(directory), name) is not None
-        made, fd = (upper.scratch(), upper.work_fd) if covered else (path, upper.fd)
+        apart = covered or upper.ownership is not Ownership.REAL  # so that it appears with its owner
+        made, fd = (upper.scratch(), upper.work_fd) if apart else (path, upper.fd)
         make(made, fd)
-        os.chown(made, stored_uid, stored_gid, dir_fd=fd, follow_symlinks=False)
-        if not stat.S_ISLNK(mode):
-            os.chmod(made, stat.S_IMODE(mode), dir_fd=fd)
-        if covered:
-            if stat.S_ISDIR(mode):
-                upper.make_opaque(made, dir_fd=fd)
+        upper.give(made, stored_uid, stored_gid, mode, rdev, dir_fd=fd)
+        if covered and stat.S_ISDIR(mode):
+            upper.make_opaque(made, dir_fd=fd)
+        if apart:
             upper.place(made, path)
         status = os.stat(path, dir_fd=upper.fd, follow_symlinks=False)
         directory.version += 1
         directory.reply = None
-        return self.adopt(directory, name, (Place(upper, path, status.st_mode, status.st_ino),))
+        return self.adopt(directory, name, (Place(upper, path, mode, status.st_ino),))
 
     def _copy_up_whole(self, inode: Inode) -> None:
         """Copy up a file, or a directory with everything in it, after which no layer has a part in it."""
@@ -459,15 +465,17 @@ class Tree(View):
         status = os.stat(path, dir_fd=upper.fd, follow_symlinks=False)
         if status.st_nlink == 1:
             self._numbers.release(status.st_ino)
+            upper.vanishing(status.st_ino, path)
         if inode.file is None and inode.anchor < 0 and not inode.others and (inode.lookups or status.st_nlink > 1):
             inode.anchor = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=upper.fd)
 
     def _outlive_directory(self, inode: Directory, path: bytes) -> None:
         """The same for a directory: it may be somebody's working directory."""
-        inode.anchor = os.open(
-            path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._writable().fd
-        )
-        self._numbers.release(os.stat(inode.anchor).st_ino)
+        upper = self._writable()
+        inode.anchor = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=upper.fd)
+        number = os.stat(inode.anchor).st_ino
+        self._numbers.release(number)
+        upper.vanishing(number, path)
 
     def _lose_name(self, inode: Inode, directory: Directory, name: bytes) -> None:
         inode.drop_name(directory, name)

@@ -2,6 +2,9 @@
 
 It is written so that the kernel's overlayfs (mounted with `userxattr`) and fuse-overlayfs read it too. A change that
 must not be seen half done is prepared in the work directory, on the same file system, and renamed into place.
+
+Where owners, modes and devices cannot be real, they are kept as `fuse.ownership` says; everything that reads or changes
+them goes through here.
 """
 
 from __future__ import annotations
@@ -12,7 +15,10 @@ import os
 import stat
 from contextlib import suppress
 
+from fuse.attributes import Attributes, from_stat
 from fuse.layers.directory import DirectoryLayer
+from fuse.override import CONTAINERS_XATTR, PERMISSIONS, Override
+from fuse.ownership import Overrides, Ownership, real_mode, stand_ins, write_with, written_with
 from fuse.syscalls import RenameFlag, renameat2
 from fuse.whiteout import OPAQUE_MARKER, OPAQUE_VALUE, OPAQUE_XATTR, WHITEOUT_PREFIX
 
@@ -22,7 +28,15 @@ _UNSUPPORTED = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 class UpperDirectory(DirectoryLayer):
     """Paths are relative to the directory; an absolute one is /proc/self/fd/N and stands for the open file itself."""
 
-    def __init__(self, path: str | bytes, work: str | bytes) -> None:
+    def __init__(
+        self,
+        path: str | bytes,
+        work: str | bytes,
+        *,
+        ownership: Ownership = Ownership.AUTO,
+        override: bytes = CONTAINERS_XATTR,
+    ) -> None:
+        """`override` is the attribute for Ownership.XATTR, in a directory that was not written with another one."""
         super().__init__(path)
         self.fd = self._fd
         self._work_fd = os.open(work, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -34,8 +48,16 @@ class UpperDirectory(DirectoryLayer):
         self._clear_work()
         self._devices = self._probe_devices()
         self._rename_whiteout = self._devices
+        self._overrides = write_with(self._proc, self._work_fd, ownership, scratch=self.scratch(), name=override)
+
+    @property
+    def ownership(self) -> Ownership:
+        """How owners are kept: with REAL, ids are those of this user namespace, else those that layers store."""
+        return Ownership.REAL if self._overrides is None else self._overrides.ownership
 
     def close(self) -> None:
+        if self._overrides is not None:
+            self._overrides.close()
         os.close(self._work_fd)
         super().close()
 
@@ -57,6 +79,104 @@ class UpperDirectory(DirectoryLayer):
             renameat2(scratch, path, RenameFlag.EXCHANGE, old_dir_fd=self._work_fd, new_dir_fd=self._fd)
             os.unlink(scratch, dir_fd=self._work_fd)
         self.drop_dotted_whiteout(path)
+
+    # Owners, modes and types.
+
+    def attributes(self, ref: bytes) -> Attributes:
+        follow = ref.startswith(b"/")
+        status = os.stat(ref, dir_fd=self._fd, follow_symlinks=follow)
+        if self._overrides is None:
+            return from_stat(status)
+        return self._overrides.attributes(self.for_xattrs(ref), status, follow=follow)
+
+    def mknod(self, path: bytes, mode: int, rdev: int, *, dir_fd: int) -> None:
+        """Make a file that `give` makes complete: of its type, or an empty regular one that will stand for it."""
+        kind = stat.S_IFMT(mode)
+        if self.ownership is Ownership.REAL:
+            try:
+                os.mknod(path, kind | 0o600, rdev, dir_fd=dir_fd)
+            except PermissionError:
+                if kind not in (stat.S_IFCHR, stat.S_IFBLK):
+                    raise
+            else:
+                return
+        os.mknod(path, stat.S_IFREG | 0o600, dir_fd=dir_fd)
+
+    def give(self, path: bytes, uid: int, gid: int, mode: int, rdev: int = 0, *, dir_fd: int) -> None:
+        """Give a file that was just made its owner and mode. `mode` has type bits."""
+        kind = stat.S_IFMT(mode)
+        if self.ownership is not Ownership.REAL:
+            self._put(path, Override(uid, gid, mode, rdev), _bearer(kind), dir_fd)
+            if kind in (stat.S_IFREG, stat.S_IFDIR):
+                os.chmod(path, real_mode(mode), dir_fd=dir_fd)
+            return
+        if kind in (stat.S_IFCHR, stat.S_IFBLK):
+            status = os.stat(path, dir_fd=dir_fd, follow_symlinks=False)
+            if stat.S_ISREG(status.st_mode):
+                if self._overrides is None:
+                    self._overrides = stand_ins(self._work_fd)
+                self._put(path, Override(uid, gid, mode, rdev), stat.S_IFREG, dir_fd)
+                return
+        os.chown(path, uid, gid, dir_fd=dir_fd, follow_symlinks=False)
+        if kind != stat.S_IFLNK:
+            os.chmod(path, mode & PERMISSIONS, dir_fd=dir_fd)
+
+    def chown(self, path: bytes, uid: int, gid: int) -> None:
+        """-1 leaves an id as it is. The set-id bits survive."""
+        follow = path.startswith(b"/")
+        before = os.stat(path, dir_fd=self._fd, follow_symlinks=follow)
+        overrides = self._overrides
+        if overrides is not None:
+            override = self._override(overrides, path, before, follow)
+            if override is not None:
+                override = override._replace(
+                    uid=override.uid if uid == -1 else uid, gid=override.gid if gid == -1 else gid
+                )
+                overrides.put(self.for_xattrs(path), stat.S_IFMT(before.st_mode), override, follow=follow)
+                return
+        os.chown(path, uid, gid, dir_fd=self._fd, follow_symlinks=follow)
+        if before.st_mode & (stat.S_ISUID | stat.S_ISGID) and not stat.S_ISLNK(before.st_mode):
+            os.chmod(path, before.st_mode & PERMISSIONS, dir_fd=self._fd)
+
+    def chmod(self, path: bytes, mode: int) -> None:
+        """Of anything but a symbolic link."""
+        overrides = self._overrides
+        if overrides is not None:
+            follow = path.startswith(b"/")
+            before = os.stat(path, dir_fd=self._fd, follow_symlinks=follow)
+            override = self._override(overrides, path, before, follow)
+            if override is not None:
+                mode = stat.S_IFMT(override.mode) | mode & PERMISSIONS
+                overrides.put(
+                    self.for_xattrs(path), stat.S_IFMT(before.st_mode), override._replace(mode=mode), follow=follow
+                )
+                mode = real_mode(mode)
+                if before.st_mode & PERMISSIONS == mode:
+                    return
+        os.chmod(path, mode & PERMISSIONS, dir_fd=self._fd)
+
+    def vanishing(self, number: int, path: bytes) -> None:
+        """The last name of the file with that inode number is about to be removed."""
+        if self._overrides is not None:
+            self._overrides.vanishing(number, self.for_xattrs(path))
+
+    def sync(self) -> None:
+        """Owners and modes that were given before are on the disk, as far as a sync of the file does not do it."""
+        if self._overrides is not None:
+            self._overrides.sync()
+
+    def _put(self, path: bytes, override: Override, kind: int, dir_fd: int) -> None:
+        assert self._overrides is not None
+        self._overrides.put(b"/proc/self/fd/%d/%s" % (dir_fd, path), kind, override)
+
+    def _override(self, overrides: Overrides, path: bytes, status: os.stat_result, follow: bool) -> Override | None:
+        """What the file is said to be, with its type; None where it really is what it is and shall stay so."""
+        override = overrides.of(self.for_xattrs(path), status, follow=follow)
+        if override is not None:
+            return override._replace(mode=override.kind_over(status.st_mode) | override.mode & PERMISSIONS)
+        if overrides.ownership is Ownership.REAL:
+            return None
+        return Override(status.st_uid, status.st_gid, status.st_mode)
 
     # Whiteouts and opaque directories.
 
@@ -160,6 +280,28 @@ class UpperDirectory(DirectoryLayer):
         for name in names:
             if name.isdigit():
                 remove_tree(os.fsencode(name), self._work_fd)
+
+
+class StoredUpper(DirectoryLayer):
+    """What is in an upper directory, to be read only, also while a mount writes it."""
+
+    def __init__(self, path: str | bytes, work: str | bytes) -> None:
+        super().__init__(path)
+        work_fd = os.open(work, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            self._overrides = written_with(self._proc, work_fd)
+        finally:
+            os.close(work_fd)
+
+    @property
+    def ownership(self) -> Ownership:
+        """As that of `UpperDirectory`."""
+        return Ownership.REAL if self._overrides is None else self._overrides.ownership
+
+
+def _bearer(kind: int) -> int:
+    """The type of the real file where nothing can be made but regular files, directories and symbolic links."""
+    return kind if kind in (stat.S_IFDIR, stat.S_IFLNK) else stat.S_IFREG
 
 
 def remove_tree(name: bytes, dir_fd: int) -> None:

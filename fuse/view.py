@@ -12,12 +12,13 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import NoReturn
 
-from fuse.attributes import Attributes, from_stat
+from fuse.attributes import Attributes
 from fuse.ids import Owners
 from fuse.inodes import ROOT_NUMBER, Directory, Inode, Numbers
 from fuse.layers import Buffer, Layer, LayerFile, Place
 from fuse.layers.directory import DirectoryFile
 from fuse.merge import merge_name, merge_names
+from fuse.ownership import Ownership
 from fuse.upper import UpperDirectory
 from fuse.whiteout import shown_xattr, stored_xattr
 
@@ -54,6 +55,8 @@ class View:
             layer.prepare()
         self._upper = upper
         self._layer_owners = layer_owners or Owners()
+        if upper_owners is None and upper is not None and upper.ownership is not Ownership.REAL:
+            upper_owners = self._layer_owners
         self._upper_owners = upper_owners or Owners()
         self._numbers = Numbers(upper, self._layers)
         lowers: list[Place] = []
@@ -306,8 +309,7 @@ class View:
         fail(errno.ESTALE)
 
     def _upper_attributes(self, inode: Inode) -> Attributes:
-        path = self._where(inode)
-        return from_stat(os.stat(path, dir_fd=self._writable().fd, follow_symlinks=path.startswith(b"/")))
+        return self._writable().attributes(self._where(inode))
 
     def _open_upper(self, inode: Inode, *, write: bool) -> DirectoryFile:
         """The open file of an inode of the upper, reopened if it has to be writable and is not.

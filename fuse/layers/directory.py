@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from fuse.attributes import Attributes, from_stat
 from fuse.entry import Extent
 from fuse.layers import Buffer, Place
+from fuse.ownership import Overrides, Ownership
 from fuse.whiteout import (
     OPAQUE_MARKER,
     OPAQUE_VALUE,
@@ -29,10 +30,12 @@ class DirectoryLayer:
     that was seen to be a directory.
     """
 
-    def __init__(self, path: str | bytes) -> None:
+    def __init__(self, path: str | bytes, *, override: bytes | None = None) -> None:
+        """`override` names the extended attribute that tells owners and modes; see `fuse.override.detect`."""
         self.path = os.fsencode(path)
         self._fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self._proc = b"/proc/self/fd/%d/" % self._fd  # for the calls that take no directory descriptor
+        self._overrides = None if override is None else Overrides(Ownership.XATTR, override)
 
     @property
     def span(self) -> int | None:
@@ -53,9 +56,11 @@ class DirectoryLayer:
             return self._dotted_whiteout(directory, name)
         if self._is_whiteout(status, directory, path):
             return Place(self, path, 0, status.st_ino)
-        return Place(self, path, status.st_mode, status.st_ino)
+        mode = status.st_mode if self._overrides is None else self._overrides.mode(self._proc + path, status)
+        return Place(self, path, mode, status.st_ino)
 
     def entries(self, directory: bytes) -> list[tuple[bytes, Place]]:
+        overrides = self._overrides
         fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._fd)
         try:
             names = [os.fsencode(name) for name in os.listdir(fd)]
@@ -67,7 +72,10 @@ class DirectoryLayer:
                     continue
                 path = _join(directory, name)
                 status = os.stat(name, dir_fd=fd, follow_symlinks=False)
-                mode = 0 if self._is_whiteout(status, directory, path) else status.st_mode
+                if self._is_whiteout(status, directory, path):
+                    mode = 0
+                else:
+                    mode = status.st_mode if overrides is None else overrides.mode(self._proc + path, status)
                 found.append((name, Place(self, path, mode, status.st_ino)))
             if dotted:
                 present = set(names)
@@ -92,7 +100,8 @@ class DirectoryLayer:
         return False
 
     def attributes(self, ref: bytes) -> Attributes:
-        return from_stat(os.stat(ref, dir_fd=self._fd, follow_symlinks=False))
+        status = os.stat(ref, dir_fd=self._fd, follow_symlinks=False)
+        return from_stat(status) if self._overrides is None else self._overrides.attributes(self._proc + ref, status)
 
     def readlink(self, ref: bytes) -> bytes:
         return os.readlink(ref, dir_fd=self._fd)
