@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from fuse.errors import LayerError
 from fuse.ids import IdMap, Owners, Range
 from fuse.layers.directory import DirectoryLayer
+from fuse.mounting import Adapter, MountOptions
 from fuse.protocol import FOREVER
-from fuse.server import MountOptions, serve
+from fuse.server import serve
 from fuse.syscalls import MountFlag
 
 VERSION = "1.14"
@@ -33,6 +34,7 @@ options of the overlay (-o):
   timeout=SECONDS         how long the kernel may keep names and attributes
   writeback=0|1           whether the kernel collects writes (default 1)
   fsync=0|1, volatile     whether fsync reaches the disk (default 1)
+  adapter=device|pyfuse3  how the kernel is spoken to (default device)
 and those of mount(8) and fuse(8): ro, nodev, nosuid, noexec, noatime, allow_other, allow_root, fsname=, subtype=
 
   -f  stay in the foreground      -d  stay there and log more
@@ -63,6 +65,7 @@ class _Arguments:
     allow_other: bool = False
     timeout: float = FOREVER
     writeback: bool = True
+    adapter: Adapter = "auto"
     durable: bool = True
     fsname: str = "fuse-overlayfs"
     subtype: str = "fuse-overlayfs"
@@ -94,6 +97,7 @@ def main(arguments: list[str] | None = None) -> int:
         allow_other=settings.allow_other or os.geteuid() == 0,
         timeout=settings.timeout,
         writeback=settings.writeback,
+        adapter=settings.adapter,
         durable=settings.durable,
         inherit_root=False,
     )
@@ -181,6 +185,10 @@ def _options(settings: _Arguments, text: str) -> None:
                 raise _UsageError(f"timeout={value} is not a number of seconds") from None
         elif key == "writeback":
             settings.writeback = value != "0"
+        elif key == "adapter":
+            if value not in _ADAPTERS:
+                raise _UsageError(f"adapter={value} is none of {', '.join(_ADAPTERS)}")
+            settings.adapter = _ADAPTERS[value]
         elif key == "fsync":
             settings.durable = value != "0"
         elif key == "volatile":
@@ -194,6 +202,8 @@ def _options(settings: _Arguments, text: str) -> None:
         elif key and key not in _WITHOUT_EFFECT.split():
             raise _UsageError(f"unknown option {key}{equals}{value}; see --help")
 
+
+_ADAPTERS: dict[str, Adapter] = {"auto": "auto", "device": "device", "pyfuse3": "pyfuse3"}
 
 _FLAGS = {
     "ro": MountFlag.RDONLY,

@@ -7,6 +7,7 @@ import os
 import select
 from collections.abc import Callable
 
+from fuse.mounting import MountOptions
 from fuse.requests import MAX_PAGES, Requests
 from fuse.tree import Tree
 
@@ -24,20 +25,19 @@ def max_pages() -> int:
 
 
 def serve_device(
-    device: int,
-    tree: Tree,
-    *,
-    timeout: float,
-    writeback: bool,
-    durable: bool,
-    on_ready: Callable[[], None],
-    on_idle: Callable[[], None],
+    device: int, tree: Tree, options: MountOptions, *, on_ready: Callable[[], None], on_idle: Callable[[], None]
 ) -> None:
-    """Answer the requests on a /dev/fuse that is mounted already, until the mount goes away.
+    """Answer the requests on a /dev/fuse that is mounted already, until the mount goes away; then close it.
 
     `on_ready` is called after the first one, in which the kernel introduces itself.
     """
-    requests = Requests(tree, timeout=timeout, writeback=writeback, durable=durable, max_pages=max_pages())
+    try:
+        _serve(device, Requests(tree, options, max_pages=max_pages()), on_ready, on_idle)
+    finally:
+        os.close(device)
+
+
+def _serve(device: int, requests: Requests, on_ready: Callable[[], None], on_idle: Callable[[], None]) -> None:
     os.set_blocking(device, False)
     poll = select.poll()
     poll.register(device, select.POLLIN)

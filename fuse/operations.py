@@ -3,7 +3,7 @@
 Nobody else writes to what lies below, so the kernel may keep names, missing names, attributes and data for as long as
 it likes. What it keeps, it does not ask again: that is where the speed is.
 
-A handler never waits for anything but the disk, so none of them suspends: `serve_requests` runs pyfuse3's main loop
+A handler never waits for anything but the disk, so none of them suspends: `serve_pyfuse3` runs pyfuse3's main loop
 without an event loop, one request after the other.
 """
 
@@ -20,6 +20,7 @@ from pyfuse3 import EntryAttributes, FileInfo, FUSEError, ReaddirToken, RequestC
 
 from fuse.errors import LayerError
 from fuse.inodes import ROOT_NUMBER, Directory, Inode
+from fuse.mounting import MountOptions
 from fuse.protocol import FOREVER
 from fuse.tree import Tree
 from fuse.view import Listing
@@ -366,20 +367,13 @@ class _Waiter:
             poll.poll()
 
 
-def serve_requests(
-    overlay: Overlay,
-    mountpoint: str,
-    options: set[str],
-    *,
-    on_ready: Callable[[], None],
-    on_idle: Callable[[], None],
+def serve_pyfuse3(
+    device: int, tree: Tree, options: MountOptions, *, on_ready: Callable[[], None], on_idle: Callable[[], None]
 ) -> None:
-    """Mount, and answer until the mount goes away. `/dev/fd/N` as mountpoint is a /dev/fuse that is mounted already.
-
-    RuntimeError where libfuse cannot mount; its reason is on stderr.
-    """
+    """Answer the requests on a /dev/fuse that is mounted already, until the mount goes away; then close it."""
+    overlay = Overlay(tree, timeout=options.timeout, writeback=options.writeback)
     pyfuse3.trio = _Waiter(on_ready, on_idle)  # type: ignore[attr-defined]
-    pyfuse3.init(overlay, mountpoint, options)
+    pyfuse3.init(overlay, f"/dev/fd/{device}", set())
     loop = pyfuse3.main(1, 1)
     try:
         loop.send(None)
@@ -389,4 +383,4 @@ def serve_requests(
         raise AssertionError("a handler waited for something")
     finally:
         loop.close()
-        pyfuse3.close(unmount=not mountpoint.startswith("/dev/fd/"))
+        pyfuse3.close(unmount=False)

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from fuse import protocol
 from fuse.errors import LayerError
 from fuse.inodes import ROOT_NUMBER, Directory, Inode
+from fuse.mounting import MountOptions
 from fuse.protocol import Header, InitFlag, InitReply, InitRequest, Opcode, ProtocolError, SetattrFlag
 from fuse.snapshot import Snapshot
 from fuse.tree import Tree
@@ -65,19 +66,17 @@ BACKGROUND = 64
 class Requests:
     """Answers requests that are in `buffer`, which belongs to whoever reads them from the kernel.
 
-    `timeout` is in seconds. `max_pages` is how much a READ or WRITE may be about, and the buffer has room for that.
+    `max_pages` is how much a READ or WRITE may be about, and the buffer has room for that.
     """
 
-    def __init__(
-        self, tree: Tree, *, timeout: float, writeback: bool, durable: bool, max_pages: int = MAX_PAGES
-    ) -> None:
+    def __init__(self, tree: Tree, options: MountOptions, *, max_pages: int = MAX_PAGES) -> None:
         self._tree = tree
         self._inodes = tree.inodes
-        self._valid = protocol.timeout(timeout)
+        self._valid = protocol.timeout(options.timeout)
         self._attr_prefix = protocol.ATTR_OUT.pack(*self._valid, 0)
         self._missing = protocol.ENTRY_OUT.pack(0, 0, self._valid[0], 0, self._valid[1], 0, *[0] * 16)
-        self._writeback = writeback
-        self._durable = durable
+        self._writeback = options.writeback
+        self._durable = options.durable
         self._max_pages = max_pages
         self._snapshots: dict[Directory, Snapshot] = {}
         size = max_pages * protocol.PAGE

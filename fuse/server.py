@@ -2,52 +2,27 @@
 
 from __future__ import annotations
 
-import errno
 import gc
 import logging
 import os
 import resource
 import signal
 from collections.abc import Sequence
-from dataclasses import dataclass
 from types import FrameType
-from typing import Literal
 
 from fuse.device import serve_device
 from fuse.errors import LayerError
 from fuse.frames import FrameCache
 from fuse.ids import Owners, Range, owners
 from fuse.layers import Layer
-from fuse.protocol import FOREVER
-from fuse.syscalls import MNT_DETACH, MountFlag, mount, release_free_memory, umount
+from fuse.mounting import Adapter, MountOptions, mount_fuse
+from fuse.syscalls import release_free_memory
 from fuse.tree import Tree
 from fuse.upper import UpperDirectory
 
+__all__ = ["Adapter", "MountOptions", "serve"]
+
 log = logging.getLogger("fuse")
-
-
-NO_FLAGS = MountFlag(0)
-
-Adapter = Literal["auto", "device", "pyfuse3"]
-"""How the kernel is spoken to: on /dev/fuse itself, or through libfuse."""
-
-
-@dataclass(frozen=True, slots=True)
-class MountOptions:
-    """What fuse-overlayfs(1) and mount(8) offer and a mount here heeds."""
-
-    fsname: str = "overlay"
-    subtype: str = "rcontain"
-    flags: MountFlag = NO_FLAGS
-    allow_other: bool = True
-    timeout: float = FOREVER
-    """Seconds for which the kernel may keep what it was told."""
-    writeback: bool = True
-    adapter: Adapter = "auto"
-    durable: bool = True
-    """Whether fsync(2) reaches the disk."""
-    inherit_root: bool = True
-    """Whether an empty upper directory takes over the attributes of the root below."""
 
 
 class _Terminated(BaseException):
@@ -115,79 +90,20 @@ def _serve_tree(tree: Tree, mountpoint: str, options: MountOptions, ready: _Read
         gc.collect()
         release_free_memory()
 
-    device = _mount_directly(mountpoint, options)
-    directly = device is not None
     try:
-        if device is not None and options.adapter != "pyfuse3":
-            serve_device(
-                device,
-                tree,
-                timeout=options.timeout,
-                writeback=options.writeback,
-                durable=options.durable,
-                on_ready=ready.ready,
-                on_idle=on_idle,
-            )
-            return
-        from fuse.operations import Overlay, serve_requests  # which brings libfuse into the process
+        mounted = mount_fuse(mountpoint, options)
+        try:
+            if options.adapter == "pyfuse3":
+                from fuse.operations import serve_pyfuse3  # not at the top: it brings libfuse into the process
 
-        overlay = Overlay(tree, timeout=options.timeout, writeback=options.writeback)
-        if device is not None:
-            target, arguments = f"/dev/fd/{device}", set()
-        else:
-            target, arguments = mountpoint, _libfuse_options(options)
-        serve_requests(overlay, target, arguments, on_ready=ready.ready, on_idle=on_idle)
-    except BaseException:
-        if directly:
-            _unmount(mountpoint)
-        raise
-    finally:
-        if device is not None:
-            os.close(device)
-        tree.close()
-
-
-def _mount_directly(mountpoint: str, options: MountOptions) -> int | None:
-    """Mount as root of a user namespace: the descriptor of /dev/fuse. None where fusermount3 has to do it."""
-    if os.geteuid() != 0:
-        return None
-    device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
-    data = f"fd={device},rootmode=40000,user_id={os.getuid()},group_id={os.getgid()},default_permissions"
-    if options.allow_other:
-        data += ",allow_other"
-    try:
-        mount(
-            options.fsname.encode(),
-            os.fsencode(mountpoint),
-            b"fuse." + options.subtype.encode(),
-            options.flags,
-            data.encode(),
-        )
-    except PermissionError:
-        os.close(device)
-        return None
-    except BaseException:
-        os.close(device)
-        raise
-    return device
-
-
-def _libfuse_options(options: MountOptions) -> set[str]:
-    arguments = {"default_permissions", f"fsname={options.fsname}", f"subtype={options.subtype}"}
-    if options.allow_other:
-        arguments.add("allow_other")
-    for flag, name in ((MountFlag.RDONLY, "ro"), (MountFlag.NOEXEC, "noexec"), (MountFlag.NOATIME, "noatime")):
-        if options.flags & flag:
-            arguments.add(name)
-    return arguments
-
-
-def _unmount(mountpoint: str) -> None:
-    try:
-        umount(os.fsencode(mountpoint), MNT_DETACH)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOENT):  # it is unmounted already
+                serve_pyfuse3(mounted.device, tree, options, on_ready=ready.ready, on_idle=on_idle)
+            else:
+                serve_device(mounted.device, tree, options, on_ready=ready.ready, on_idle=on_idle)
+        except BaseException:
+            mounted.unmount()
             raise
+    finally:
+        tree.close()
 
 
 class _Ready:

@@ -14,21 +14,30 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from fuse.layers import Layer
-from fuse.server import MountOptions, serve
+from fuse.server import Adapter, MountOptions, serve
 from fuse.syscalls import umount
 from tests.kit.userns import in_namespaces
+
+_adapter: Adapter = "auto"
+
+
+def options_here(**fields: object) -> MountOptions:
+    """Options with the adapter that is being tested."""
+    return MountOptions(adapter=_adapter, **fields)  # type: ignore[arg-type]
 
 
 def in_namespace(test: Callable[[str], None] | None = None, *, single: bool = False) -> Callable[..., object]:
     """Run a test as root of new user and mount namespaces, with an empty directory of its own.
 
     The user's subordinate ids are 1, 2, ... there; with `single`, only 0 is mapped. After it, nothing may be left: no
-    child, no mount.
+    child, no mount. It is a test of both adapters: `mounted` takes the one that the fixture of that name says.
     """
     if test is None:
         return functools.partial(in_namespace, single=single)
 
-    def run() -> None:
+    def run(adapter: Adapter) -> None:
+        global _adapter
+        _adapter = adapter
         with tempfile.TemporaryDirectory(prefix="rc-fuse-") as folder:
             os.chmod(folder, 0o755)
 
@@ -82,7 +91,16 @@ def mounted(
         try:
             os.close(readable)
             upper, work = (paths["upper"], paths["work"]) if writable else (None, None)
-            serve(paths["merged"], lowers, upper, work, uidmap=uidmap, gidmap=gidmap, options=options, ready_fd=writing)
+            serve(
+                paths["merged"],
+                lowers,
+                upper,
+                work,
+                uidmap=uidmap,
+                gidmap=gidmap,
+                options=options or options_here(),
+                ready_fd=writing,
+            )
         except BaseException:  # noqa: BLE001  shown with the test's output
             traceback.print_exc()
         finally:

@@ -15,10 +15,10 @@ import pytest
 import trio
 
 from fuse.layers.directory import DirectoryLayer
-from fuse.server import serve
+from fuse.server import Adapter, MountOptions, serve
 from fuse.syscalls import RenameFlag, renameat2, umount
 from tests.fuse.archives import archive, archive_of_tar, directory, hardlink, regular, symlink, whiteout
-from tests.fuse.namespaces import in_namespace, is_whiteout, mounted, read, write
+from tests.fuse.namespaces import in_namespace, is_whiteout, mounted, options_here, read, write
 from tests.kit.userns import in_namespaces
 
 pytestmark = [pytest.mark.fuse, pytest.mark.userns]
@@ -443,7 +443,7 @@ def test_what_it_cannot_mount_it_says_in_one_line(folder: str) -> None:
         readable, writing = os.pipe()
         pid = os.fork()
         if pid == 0:
-            os._exit(int(serve(mountpoint, [base(folder)], upper, folder, ready_fd=writing)))
+            os._exit(int(serve(mountpoint, [base(folder)], upper, folder, options=options_here(), ready_fd=writing)))
         os.close(writing)
         with os.fdopen(readable, "rb") as ready:
             answer = ready.read()
@@ -458,7 +458,7 @@ def test_a_signal_unmounts(folder: str) -> None:
     readable, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
-        os._exit(int(serve(folder + "/merged", [base(folder)], None, None, ready_fd=writing)))
+        os._exit(int(serve(folder + "/merged", [base(folder)], None, None, options=options_here(), ready_fd=writing)))
     os.close(writing)
     assert os.read(readable, 10) == b"1"
     os.close(readable)
@@ -468,7 +468,7 @@ def test_a_signal_unmounts(folder: str) -> None:
     assert os.listdir(folder + "/merged") == []
 
 
-def test_it_ends_when_nobody_sees_the_mount(tmp_path: Path) -> None:
+def test_it_ends_when_nobody_sees_the_mount(tmp_path: Path, adapter: Adapter) -> None:
     alive, held = os.pipe()
 
     def work() -> None:
@@ -477,7 +477,8 @@ def test_it_ends_when_nobody_sees_the_mount(tmp_path: Path) -> None:
         if os.fork() == 0:
             os.close(readable)
             os.setsid()
-            serve(str(tmp_path / "merged"), [base(str(tmp_path))], None, None, ready_fd=writing)
+            options = MountOptions(adapter=adapter)
+            serve(str(tmp_path / "merged"), [base(str(tmp_path))], None, None, options=options, ready_fd=writing)
             os._exit(0)
         os.close(writing)
         assert os.read(readable, 10) == b"1"

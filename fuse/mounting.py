@@ -1,0 +1,134 @@
+"""Mounting: by mount(2) as root of a user namespace, by fusermount3(1) as anybody else."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import subprocess
+from dataclasses import dataclass
+from typing import Literal
+
+from fuse.protocol import FOREVER
+from fuse.syscalls import MNT_DETACH, MountFlag, mount, umount
+
+NO_FLAGS = MountFlag(0)
+
+Adapter = Literal["auto", "device", "pyfuse3"]
+"""How the kernel is spoken to: on /dev/fuse itself, or through libfuse."""
+
+_HELPER = "fusermount3"
+_FLAG_WORDS = {
+    MountFlag.RDONLY: "ro",
+    MountFlag.NOSUID: "nosuid",
+    MountFlag.NODEV: "nodev",
+    MountFlag.NOEXEC: "noexec",
+    MountFlag.NOATIME: "noatime",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class MountOptions:
+    """What fuse-overlayfs(1) and mount(8) offer and a mount here heeds."""
+
+    fsname: str = "overlay"
+    subtype: str = "rcontain"
+    flags: MountFlag = NO_FLAGS
+    allow_other: bool = True
+    timeout: float = FOREVER
+    """Seconds for which the kernel may keep what it was told."""
+    writeback: bool = True
+    adapter: Adapter = "auto"
+    durable: bool = True
+    """Whether fsync(2) reaches the disk."""
+    inherit_root: bool = True
+    """Whether an empty upper directory takes over the attributes of the root below."""
+
+
+class Mounted:
+    """A mount, and the /dev/fuse behind it, which whoever serves it closes."""
+
+    def __init__(self, mountpoint: str, device: int, *, by_helper: bool) -> None:
+        self._mountpoint = mountpoint
+        self._by_helper = by_helper
+        self.device = device
+
+    def unmount(self) -> None:
+        """Take it away, now or as soon as nobody uses it; nothing happens where it is gone."""
+        if self._by_helper:
+            subprocess.run([_HELPER, "-u", "-q", "-z", "--", self._mountpoint], check=False)
+            return
+        try:
+            umount(os.fsencode(self._mountpoint), MNT_DETACH)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOENT):
+                raise
+
+
+def mount_fuse(mountpoint: str, options: MountOptions) -> Mounted:
+    """Mount a file system for which nobody answers yet. OSError says why it cannot be."""
+    if os.geteuid() == 0:
+        try:
+            return Mounted(mountpoint, _mount_directly(mountpoint, options), by_helper=False)
+        except PermissionError:
+            pass  # root without the right to mount
+    return Mounted(mountpoint, _mount_by_helper(mountpoint, options), by_helper=True)
+
+
+def _mount_directly(mountpoint: str, options: MountOptions) -> int:
+    device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+    data = f"fd={device},rootmode=40000,user_id={os.getuid()},group_id={os.getgid()},default_permissions"
+    if options.allow_other:
+        data += ",allow_other"
+    try:
+        mount(
+            options.fsname.encode(),
+            os.fsencode(mountpoint),
+            b"fuse." + options.subtype.encode(),
+            options.flags,
+            data.encode(),
+        )
+    except BaseException:
+        os.close(device)
+        raise
+    return device
+
+
+def _mount_by_helper(mountpoint: str, options: MountOptions) -> int:
+    """The set-uid program opens the device and sends it through the socket that _FUSE_COMMFD names."""
+    words = ["default_permissions", f"fsname={_escaped(options.fsname)}", f"subtype={_escaped(options.subtype)}"]
+    words += [word for flag, word in _FLAG_WORDS.items() if options.flags & flag]
+    if options.allow_other:
+        words.append("allow_other")
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        try:
+            done = subprocess.run(
+                [_HELPER, "-o", ",".join(words), "--", mountpoint],
+                env={**os.environ, "_FUSE_COMMFD": str(theirs.fileno())},
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                check=False,
+            )
+        except FileNotFoundError:
+            raise OSError(f"only root of a user namespace can do without {_HELPER}, which is not installed") from None
+        theirs.close()
+        if done.returncode:
+            raise OSError(_reason(done.stderr))
+        _, fds, _, _ = socket.recv_fds(ours, 1, 1)
+    if not fds:
+        raise OSError(f"{_HELPER} has sent no descriptor")
+    os.set_inheritable(fds[0], False)
+    return fds[0]
+
+
+def _reason(words: bytes) -> str:
+    reason = " ".join(words.decode(errors="replace").split()) or f"{_HELPER} failed without a word"
+    if "user_allow_other" in reason:
+        return "allow_other needs the line user_allow_other in /etc/fuse.conf; without it only you can use the mount"
+    return reason
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", "\\\\").replace(",", "\\,")

@@ -1,0 +1,78 @@
+"""Mounting without being root of anything: fusermount3 does it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fuse.server import Adapter
+
+pytestmark = pytest.mark.fuse
+
+
+@pytest.fixture
+def stack(tmp_path: Path) -> Iterator[Path]:
+    for name in ("lower", "upper", "work", "merged"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "lower/file").write_text("below")
+    yield tmp_path
+    with open("/proc/self/mounts") as mounts:
+        assert str(tmp_path) not in mounts.read()
+
+
+def command(stack: Path, *more: str) -> list[str]:
+    options = f"lowerdir={stack}/lower,upperdir={stack}/upper,workdir={stack}/work"
+    return [sys.executable, "-m", "fuse", "-o", ",".join((options, *more)), str(stack / "merged")]
+
+
+def unmount(stack: Path) -> None:
+    subprocess.run(["fusermount3", "-u", stack / "merged"], check=True)
+
+
+def test_the_helper_mounts_and_anybody_may_unmount(stack: Path, adapter: Adapter) -> None:
+    subprocess.run(command(stack, f"adapter={adapter}", "fsname=with\\,comma"), check=True)
+    try:
+        assert (stack / "merged/file").read_text() == "below"
+        (stack / "merged/file").write_text("changed")
+        (stack / "merged/new").write_text("new")
+        with open("/proc/self/mounts") as mounts:
+            (line,) = [line for line in mounts if str(stack) in line]
+        assert line.startswith("with,comma ")
+    finally:
+        unmount(stack)
+    assert (stack / "lower/file").read_text() == "below"
+    assert (stack / "upper/file").read_text() == "changed"
+
+
+def test_a_signal_unmounts(stack: Path, adapter: Adapter) -> None:
+    server = subprocess.Popen([*command(stack, f"adapter={adapter}"), "-f"])
+    try:
+        while not os.path.ismount(stack / "merged"):
+            assert server.poll() is None
+        assert (stack / "merged/file").read_text() == "below"  # which waits for the server
+    finally:
+        server.send_signal(signal.SIGTERM)
+        server.wait()
+    assert not os.path.ismount(stack / "merged")
+
+
+def test_what_the_helper_refuses_is_one_line(stack: Path) -> None:
+    with open("/etc/fuse.conf") as conf:
+        if "user_allow_other" in conf.read().split("\n"):
+            return
+    done = subprocess.run(command(stack, "allow_other"), capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "user_allow_other in /etc/fuse.conf" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_the_helper_is_missed(stack: Path) -> None:
+    done = subprocess.run(command(stack), capture_output=True, text=True, check=False, env={"PATH": "/nowhere"})
+    assert done.returncode == 1
+    assert "fusermount3, which is not installed" in done.stderr
