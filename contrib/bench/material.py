@@ -6,6 +6,7 @@ made from a seed. Layers are named by number, bottom first.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 import shutil
@@ -28,7 +29,11 @@ from rootless.oci.tar import TarEntry, TarParser
 SOURCES = ("/usr/share", "/usr/lib")
 """Where the files of the large tree come from, taken in turn."""
 
+VERSION = 2
+"""Counted up when other material is made."""
+
 MODULES = 300
+PACKAGES = 4
 LARGEST = 4 << 20
 """Bytes of the largest file that is taken."""
 
@@ -77,7 +82,7 @@ class Material:
 
     def make(self) -> None:
         complete = Path(self.directory, "complete")
-        wanted = f"{self.scale} {sys.implementation.cache_tag}\n"
+        wanted = f"{VERSION} {self.scale} {sys.implementation.cache_tag}\n"
         if complete.exists():
             if complete.read_text() != wanted:
                 raise SystemExit(f"bench: {self.directory} holds material of another kind; remove it, or name another")
@@ -386,21 +391,22 @@ def make_repository(directory: str, count: int) -> None:
 
 
 def make_package_database(root: str) -> None:
-    """What dpkg(1) and apt-get(8) need to find below --root."""
-    for name in (
-        "info", "updates", "triggers", "alternatives", "parts"
-    ):  # fmt: skip
-        os.makedirs(f"{root}/var/lib/dpkg/{name}", exist_ok=True)
+    """What dpkg(1) and apt-get(8) need to find in a root file system."""
+    for name in ("dpkg/info", "dpkg/updates", "dpkg/triggers", "dpkg/alternatives", "apt/lists/partial"):
+        os.makedirs(f"{root}/var/lib/{name}", exist_ok=True)
     for name in ("status", "available"):
         write(f"{root}/var/lib/dpkg/{name}", b"")
+    for name in ("var/log/apt", "var/cache/apt/archives/partial", "etc/apt/preferences.d", "etc/apt/apt.conf.d"):
+        os.makedirs(f"{root}/{name}", exist_ok=True)
 
 
 def make_packages(directory: str, files: int) -> None:
-    """Four Debian packages with `files` files together, without maintainer scripts."""
+    """A repository of Debian packages with `files` files together: bench-3 depends on bench-2, and so on."""
     os.makedirs(directory)
-    for number in range(4):
+    index = ""
+    for number in range(PACKAGES):
         root = f"{directory}/bench-{number}"
-        for path, content in generated(f"package{number}", files // 4, 9000):
+        for path, content in generated(f"package{number}", files // PACKAGES, 9000):
             write(f"{root}/usr/share/bench-{number}/{path}", content)
         needs = f"Depends: bench-{number - 1}\n" if number else ""
         control = (
@@ -414,3 +420,7 @@ def make_packages(directory: str, files: int) -> None:
             stdout=subprocess.DEVNULL,
         )
         shutil.rmtree(root)
+        made = Path(f"{root}.deb").read_bytes()
+        digest = hashlib.sha256(made).hexdigest()
+        index += f"{control}Filename: ./bench-{number}.deb\nSize: {len(made)}\nSHA256: {digest}\n\n"
+    write(f"{directory}/Packages", index.encode())
