@@ -27,9 +27,6 @@ from fuse.upper import UpperDirectory
 from fuse.view import View, fail
 from fuse.whiteout import is_reserved_name, stored_xattr
 
-CAPABILITY_XATTR = b"security.capability"
-
-
 class Tree(View):
     """Without an upper directory every change is EROFS. `durable=False` makes fsync do nothing."""
 
@@ -143,7 +140,10 @@ class Tree(View):
         inode.reply = None
 
     def drop_privileges(self, inode: Inode) -> None:
-        """Clear the set-id bits and capabilities of a regular file, as write(2) and truncate(2) do."""
+        """Clear the set-id bits of a regular file, as write(2) and truncate(2) do for users without CAP_FSETID.
+
+        Capabilities in attributes are gone already: the kernel takes them away when we write, truncate or chown.
+        """
         self.copy_up(inode)
         path = self._where(inode)
         follow = path.startswith(b"/")
@@ -154,11 +154,6 @@ class Tree(View):
         if dropped != mode:
             self._writable().chmod(path, dropped)
             inode.reply = None
-        try:
-            os.removexattr(self._writable().for_xattrs(path), CAPABILITY_XATTR, follow_symlinks=follow)
-        except OSError as error:
-            if error.errno not in (errno.ENODATA, errno.EOPNOTSUPP):
-                raise
 
     def set_xattr(self, inode: Inode, name: bytes, value: bytes, flags: int = 0) -> None:
         """`flags` are those of setxattr(2)."""
