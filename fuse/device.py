@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import select
 from collections.abc import Callable
@@ -10,6 +11,8 @@ from collections.abc import Callable
 from fuse.mounting import MountOptions
 from fuse.requests import MAX_PAGES, Requests
 from fuse.tree import Tree
+
+log = logging.getLogger("fuse")
 
 IDLE_AFTER = 2000
 """Milliseconds without a request after which `on_idle` is called, once."""
@@ -67,8 +70,11 @@ def _serve(device: int, requests: Requests, on_ready: Callable[[], None], on_idl
             else:
                 writev(device, reply)
         except OSError as error:
-            if error.errno != errno.ENOENT:  # its caller was interrupted, and nobody waits any more
-                raise
+            if error.errno == errno.ENODEV:
+                return
+            if error.errno != errno.ENOENT:  # that is a caller who was interrupted and waits no longer
+                log.error("the kernel takes no answer to a request: %s", error)
+                write(device, requests.failure(errno.EIO))
         if not ready and requests.started:
             ready = True
             on_ready()

@@ -27,7 +27,7 @@ from fuse.tree import Tree
 
 log = logging.getLogger("fuse")
 
-Reply = bytes | list[bytes] | list[bytes | memoryview] | None
+Reply = bytes | list[bytes | memoryview] | None
 """A message, or its parts for writev(2); None where none is expected."""
 
 Handler = Callable[[int, int, tuple[int, ...]], Reply]
@@ -35,6 +35,8 @@ Handler = Callable[[int, int, tuple[int, ...]], Reply]
 
 _BODY = protocol.IN_HEADER.size
 _DONE = b""
+_MAX_PARTS = 1000
+"""writev(2) takes 1024."""
 _PADDING = tuple(bytes(-length & 7) for length in range(8))
 _OUT = protocol.OUT_HEADER
 
@@ -147,9 +149,15 @@ class Requests:
                 return _OUT.pack(16 + len(body), 0, header[2]) + body
             if body is None:
                 return None
+            if len(body) > _MAX_PARTS:
+                body = [b"".join(body)]
             length = 16 + sum([len(part) for part in body])
             return [_OUT.pack(length, 0, header[2]), *body]
         return _OUT.pack(16, -errno.EIO, header[2])
+
+    def failure(self, number: int) -> bytes:
+        """An answer to the request in the buffer that is nothing but an errno."""
+        return _OUT.pack(16, -number, protocol.IN_HEADER.unpack_from(self.buffer)[2])
 
     # The beginning and the end.
 
@@ -382,11 +390,11 @@ class Requests:
             snapshot.refresh(self._tree.listing(directory), directory.version)
         return snapshot
 
-    def _readdir(self, node: int, _length: int, _header: tuple[int, ...]) -> list[bytes]:
-        return self._listed(node, plus=False)
+    def _readdir(self, node: int, _length: int, _header: tuple[int, ...]) -> bytes:
+        return b"".join(self._listed(node, plus=False))
 
-    def _readdirplus(self, node: int, _length: int, _header: tuple[int, ...]) -> list[bytes]:
-        return self._listed(node, plus=True)
+    def _readdirplus(self, node: int, _length: int, _header: tuple[int, ...]) -> bytes:
+        return b"".join(self._listed(node, plus=True))
 
     def _listed(self, node: int, *, plus: bool) -> list[bytes]:
         """As much of a directory as the kernel has room for, none at its end.
