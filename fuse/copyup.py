@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from fuse.attributes import Attributes
@@ -29,21 +29,25 @@ _LEFT_OUT = (errno.EOPNOTSUPP, errno.EPERM, errno.EINVAL)
 class CopyUp:
     """Copies into one upper directory. `layer_owners` maps what layers store, `upper_owners` what the upper stores."""
 
-    def __init__(self, upper: UpperDirectory, layer_owners: Owners, upper_owners: Owners) -> None:
+    def __init__(
+        self, upper: UpperDirectory, layer_owners: Owners, upper_owners: Owners, *, durable: bool = True
+    ) -> None:
+        """With `durable`, copied data is on the disk before the copy stands in for the file of the layer."""
         self._upper = upper
+        self._durable = durable
         self._layer_owners = layer_owners
         self._upper_owners = upper_owners
         self._as_stored = upper.ownership is not Ownership.REAL and layer_owners == upper_owners
 
     def directory(self, place: Place, path: bytes) -> None:
         """Make the directory itself, without what is in it."""
-        with self._placed(path) as (scratch, fd):
+        with self._placed([path]) as (scratch, fd):
             os.mkdir(scratch, 0o700, dir_fd=fd)
             self.attributes(place, scratch, fd)
 
-    def file(self, place: Place, path: bytes, *, truncate: bool = False) -> None:
-        """Copy a file that is no directory; `truncate` leaves its data behind."""
-        with self._placed(path) as (scratch, fd):
+    def file(self, place: Place, paths: Sequence[bytes], *, truncate: bool = False) -> None:
+        """Copy a file that is no directory, under all its names; `truncate` leaves its data behind."""
+        with self._placed(paths) as (scratch, fd):
             self._make(place, scratch, fd, truncate=truncate)
 
     def anonymous(self, place: Place, *, truncate: bool = False) -> int:
@@ -59,22 +63,26 @@ class CopyUp:
             os.unlink(scratch, dir_fd=upper.work_fd)
 
     @contextmanager
-    def _placed(self, path: bytes) -> Iterator[tuple[bytes, int]]:
-        """A name in the work directory that is moved to `path` in the end, or removed if that fails."""
+    def _placed(self, paths: Sequence[bytes]) -> Iterator[tuple[bytes, int]]:
+        """A name in the work directory that is moved to `paths` in the end, or removed if that fails."""
         upper = self._upper
         scratch = upper.scratch()
-        parent = os.path.dirname(path) or b"."
-        times = os.stat(parent, dir_fd=upper.fd, follow_symlinks=False)
+        parents = {os.path.dirname(path) or b"." for path in paths}
+        times = [(parent, os.stat(parent, dir_fd=upper.fd, follow_symlinks=False)) for parent in parents]
         try:
             yield scratch, upper.work_fd
-            upper.place(scratch, path)
+            if len(paths) == 1:
+                upper.place(scratch, paths[0])
+            else:
+                upper.place_linked(scratch, paths, durable=self._durable)
         except BaseException:
             try:
                 remove_tree(scratch, upper.work_fd)
             except FileNotFoundError:
                 pass
             raise
-        os.utime(parent, ns=(times.st_atime_ns, times.st_mtime_ns), dir_fd=upper.fd, follow_symlinks=False)
+        for parent, before in times:
+            os.utime(parent, ns=(before.st_atime_ns, before.st_mtime_ns), dir_fd=upper.fd, follow_symlinks=False)
 
     def _make(self, place: Place, scratch: bytes, fd: int, *, truncate: bool) -> None:
         layer, ref = place.layer, place.ref
@@ -89,9 +97,13 @@ class CopyUp:
                         _copy_data(source, target, attributes.size)
                     finally:
                         source.close()
+                self._finish(place, attributes, scratch, fd)
+                if self._durable and attributes.size and not truncate:
+                    os.fsync(target)
             finally:
                 os.close(target)
-        elif kind == stat.S_IFLNK:
+            return
+        if kind == stat.S_IFLNK:
             os.symlink(layer.readlink(ref), scratch, dir_fd=fd)
         else:
             self._upper.mknod(scratch, kind, attributes.rdev, dir_fd=fd)

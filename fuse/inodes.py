@@ -18,18 +18,22 @@ import stat
 from collections.abc import Sequence
 from typing import Any
 
+from fuse.attributes import Attributes
 from fuse.layers import Layer, LayerFile, Place
 
 ROOT_NUMBER = 1
 
 _IDENT_BITS = 48
 
+NAMES_KEPT = 5000
+"""Of a directory with more names in the upper, they are not remembered."""
+
 
 class Inode:
     """A file: in a layer (`place`), or in the upper directory (`upper`) at `name` in `parent`."""
 
-    __slots__ = ("anchor", "file", "lookups", "mode", "name", "number", "opens", "others", "parent", "place", "removed",
-                 "reply", "upper", "writable")  # fmt: skip
+    __slots__ = ("anchor", "file", "found", "lookups", "mode", "name", "number", "opens", "others", "parent", "place",
+                 "removed", "reply", "upper", "writable")  # fmt: skip
 
     def __init__(self, number: int, mode: int, parent: Directory | None, name: bytes, place: Place | None) -> None:
         self.number = number
@@ -46,11 +50,16 @@ class Inode:
         self.others: set[tuple[Directory, bytes]] | None = None  # further names that were looked up
         self.removed = 0  # how many of its names were removed while it is in a layer
         self.reply: Any = None  # the adapter's rendering of the attributes, dropped when they change
+        self.found: Attributes | None = None  # what looking for it told; whoever asks for it takes it
 
     @property
     def nameless(self) -> bool:
         """Whether no name is known any more: the file was removed, or lives on under names not looked up yet."""
         return self.parent is None and self.number != ROOT_NUMBER
+
+    def changed(self) -> None:
+        """What is known of the attributes holds no longer."""
+        self.reply = self.found = None
 
     def add_name(self, parent: Directory, name: bytes) -> None:
         if self.parent is None and self.number != ROOT_NUMBER:
@@ -86,7 +95,7 @@ class Inode:
 class Directory(Inode):
     """A directory: `lowers` are its places in the layers, topmost first; `upper` says whether the upper has it too."""
 
-    __slots__ = ("children", "lowers", "version")
+    __slots__ = ("children", "listed", "lowers", "moves", "names_above", "path", "unsynced", "version")
 
     def __init__(
         self, number: int, parent: Directory | None, name: bytes, lowers: tuple[Place, ...], *, upper: bool
@@ -96,6 +105,22 @@ class Directory(Inode):
         self.lowers = lowers
         self.children: dict[bytes, Inode] = {}  # those that are known
         self.version = 0  # grows whenever a name comes or goes
+        self.names_above: set[bytes] | None = None  # at least what the upper has in it, whiteouts too; None: not known
+        self.listed = False  # whether it was tried to know them
+        self.unsynced = False  # whether copy-up put names into it that no fsync has seen
+        self.path = b""  # its path in the upper, as of the tree's move number `moves`
+        self.moves = -1
+
+    def drop_name(self, parent: Directory, name: bytes) -> None:
+        super().drop_name(parent, name)
+        self.moves = -1
+
+    def hold(self, name: bytes) -> None:
+        """The upper has something at a name, or may have."""
+        if self.names_above is not None:
+            self.names_above.add(name)
+            if len(self.names_above) > NAMES_KEPT:
+                self.names_above = None
 
 
 class Numbers:
@@ -113,6 +138,12 @@ class Numbers:
                 base += layer.span
         if upper is not None:
             self._bases[id(upper)] = 1 << _IDENT_BITS
+        self.archives = sorted(
+            ((self._bases[id(layer)], layer) for layer in layers if layer.span is not None), key=lambda pair: pair[0]
+        )
+        """Those layers, each with its first number, ascending."""
+        self.archives_end = base
+        """The first number that is none of theirs."""
         self._upper = upper
         self._fresh = itertools.count(1 << 62)
         self._assigned: dict[tuple[int, int], int] = {}
@@ -128,9 +159,18 @@ class Numbers:
             return self.renew(place)
         return self._bases[layer] + place.ident
 
+    def base(self, layer: Layer) -> int:
+        """What is added to the idents of a layer."""
+        return self._bases[id(layer)]
+
     def kept(self, place: Place, default: int) -> int:
         """The number that the file at a place was given by `keep` or `renew`, if it was."""
         return self._assigned.get((id(place.layer), place.ident), default)
+
+    @staticmethod
+    def is_kept(number: int) -> bool:
+        """Whether a file of the upper has a number that does not follow from its inode number there."""
+        return number >> _IDENT_BITS != 1
 
     def renew(self, place: Place) -> int:
         """A number never used before, kept for that place from now on."""

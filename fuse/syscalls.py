@@ -38,6 +38,12 @@ _renameat2.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_cha
 _renameat2.restype = ctypes.c_int
 
 
+_UTIME_OMIT = (1 << 30) - 2
+_times = (ctypes.c_long * 4)()  # two struct timespec
+_utimensat = _libc.utimensat
+_utimensat.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_int]
+_utimensat.restype = ctypes.c_int
+
 _mount = _libc.mount
 _mount.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p]
 _mount.restype = ctypes.c_int
@@ -67,6 +73,16 @@ def renameat2(
     if _renameat2(old_dir_fd, old, new_dir_fd, new, flags) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), old, None, new)
+
+
+def set_times(path: bytes, atime_ns: int | None, mtime_ns: int | None, *, dir_fd: int, follow: bool) -> None:
+    """utimensat(2); None leaves a time as it is (UTIME_OMIT), which os.utime cannot."""
+    times = _times
+    times[0], times[1] = (0, _UTIME_OMIT) if atime_ns is None else divmod(atime_ns, 1_000_000_000)
+    times[2], times[3] = (0, _UTIME_OMIT) if mtime_ns is None else divmod(mtime_ns, 1_000_000_000)
+    if _utimensat(dir_fd, path, times, 0 if follow else _AT_SYMLINK_NOFOLLOW) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), path)
 
 
 def mount(source: bytes, target: bytes, kind: bytes, flags: MountFlag, data: bytes) -> None:

@@ -13,6 +13,7 @@ import errno
 import itertools
 import os
 import stat
+from collections.abc import Sequence
 from contextlib import suppress
 
 from fuse.attributes import Attributes, from_stat
@@ -21,6 +22,9 @@ from fuse.override import CONTAINERS_XATTR, PERMISSIONS, Override
 from fuse.ownership import Overrides, Ownership, real_mode, stand_ins, write_with, written_with
 from fuse.syscalls import RenameFlag, renameat2
 from fuse.whiteout import OPAQUE_MARKER, OPAQUE_VALUE, OPAQUE_XATTR, WHITEOUT_PREFIX
+
+_NAMES = b".names"
+"""Ends the name of a list of names that a file in the work directory is about to get."""
 
 _UNSUPPORTED = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
@@ -45,10 +49,16 @@ class UpperDirectory(DirectoryLayer):
                 errno.EXDEV, "the work directory is not on the file system of the upper one", os.fsdecode(work)
             )
         self._serial = itertools.count()
+        self._own = (os.geteuid(), os.getegid())
         self._clear_work()
         self._devices = self._probe_devices()
         self._rename_whiteout = self._devices
         self._overrides = write_with(self._proc, self._work_fd, ownership, scratch=self.scratch(), name=override)
+
+    @property
+    def has_overrides(self) -> bool:
+        """Whether anything is kept otherwise than really."""
+        return self._overrides is not None
 
     @property
     def ownership(self) -> Ownership:
@@ -80,7 +90,124 @@ class UpperDirectory(DirectoryLayer):
             os.unlink(scratch, dir_fd=self._work_fd)
         self.drop_dotted_whiteout(path)
 
+    # Making files.
+
+    def born_with(self, mode: int, uid: int, gid: int) -> bool:
+        """Whether a file has that owner and mode from the moment that `make_in_place` makes it."""
+        return (
+            (uid, gid) == self._own
+            and not mode & (stat.S_ISUID | stat.S_ISGID)
+            and stat.S_IFMT(mode) not in (stat.S_IFCHR, stat.S_IFBLK)
+            and self.ownership is Ownership.REAL
+        )
+
+    def make_in_place(self, path: bytes, mode: int, *, target: bytes) -> tuple[int, Attributes] | None:
+        """Make what is `born_with` its owner: its inode number and attributes. None if something is there already."""
+        fd = self._fd
+        try:
+            self._make(path, mode, target, fd)
+        except FileExistsError:
+            return None
+        status = os.stat(path, dir_fd=fd, follow_symlinks=False)
+        if (status.st_mode ^ mode) & 0o1777 and not stat.S_ISLNK(mode):
+            os.chmod(path, mode & 0o1777 | status.st_mode & (stat.S_ISUID | stat.S_ISGID), dir_fd=fd)
+            status = os.stat(path, dir_fd=fd, follow_symlinks=False)
+        return status.st_ino, from_stat(status)
+
+    def make(
+        self, scratch: bytes, mode: int, uid: int, gid: int, *, rdev: int, target: bytes
+    ) -> tuple[int, Attributes]:
+        """Make any file in the work directory: its inode number and attributes."""
+        fd = self._work_fd
+        if stat.S_IFMT(mode) in (stat.S_IFDIR, stat.S_IFLNK):
+            self._make(scratch, mode & ~0o077, target, fd)
+        else:
+            self.mknod(scratch, mode, rdev, dir_fd=fd)
+        self.give(scratch, uid, gid, mode, rdev, dir_fd=fd)
+        status = os.stat(scratch, dir_fd=fd, follow_symlinks=False)
+        if self._overrides is None:
+            return status.st_ino, from_stat(status)
+        return status.st_ino, self._overrides.attributes(b"/proc/self/fd/%d/%s" % (fd, scratch), status)
+
+    @staticmethod
+    def _make(path: bytes, mode: int, target: bytes, fd: int) -> None:
+        kind = stat.S_IFMT(mode)
+        if kind == stat.S_IFDIR:
+            os.mkdir(path, stat.S_IMODE(mode), dir_fd=fd)
+        elif kind == stat.S_IFLNK:
+            os.symlink(target, path, dir_fd=fd)
+        else:
+            os.mknod(path, mode, dir_fd=fd)
+
+    def link(self, source: bytes, path: bytes, *, dir_fd: int | None = None) -> bool:
+        """Give a file a further name; False if there is something. `dir_fd` is the work directory's, or left out."""
+        try:
+            os.link(
+                source,
+                path,
+                src_dir_fd=self._fd,
+                dst_dir_fd=self._fd if dir_fd is None else dir_fd,
+                follow_symlinks=source.startswith(b"/"),
+            )
+        except FileExistsError:
+            return False
+        return True
+
+    def place_linked(self, scratch: bytes, paths: Sequence[bytes], *, durable: bool) -> None:
+        """As `place`, for a file with several names where there is nothing yet; it gets all, even if we are killed.
+
+        What names are still to come is written down in the work directory, for the next mount.
+        """
+        journal = scratch + _NAMES
+        fd = os.open(journal, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600, dir_fd=self._work_fd)
+        try:
+            os.write(fd, b"".join(path + b"\0" for path in paths) + b"\0")
+            if durable:
+                os.fsync(fd)
+        finally:
+            os.close(fd)
+        self._link_all(scratch, paths)
+
+    def _link_all(self, scratch: bytes, paths: Sequence[bytes]) -> None:
+        for path in paths:
+            with suppress(FileExistsError):
+                os.link(scratch, path, src_dir_fd=self._work_fd, dst_dir_fd=self._fd, follow_symlinks=False)
+        os.unlink(scratch + _NAMES, dir_fd=self._work_fd)
+        os.unlink(scratch, dir_fd=self._work_fd)
+
+    def _finish_linking(self, scratch: bytes) -> None:
+        """Do what `place_linked` of an earlier mount had begun."""
+        with open(b"/proc/self/fd/%d/%s%s" % (self._work_fd, scratch, _NAMES), "rb") as journal:
+            content = journal.read()
+        if content.endswith(b"\0\0"):
+            with suppress(FileNotFoundError):
+                os.stat(scratch, dir_fd=self._work_fd, follow_symlinks=False)
+                self._link_all(scratch, content[:-2].split(b"\0"))
+                return
+        os.unlink(scratch + _NAMES, dir_fd=self._work_fd)
+
     # Owners, modes and types.
+
+    def look(self, directory: bytes, path: bytes) -> tuple[int, Attributes] | None:
+        """The inode number and attributes of a file in a directory; None if there is none, or a whiteout."""
+        try:
+            status = os.stat(path, dir_fd=self._fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+        if self._is_whiteout(status, directory, path):
+            return None
+        if self._overrides is None:
+            return status.st_ino, from_stat(status)
+        return status.st_ino, self._overrides.attributes(self._proc + path, status)
+
+    def names_in(self, directory: bytes) -> set[bytes]:
+        """The names in a directory, and those that whiteouts in the form of a file stand for."""
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._fd)
+        try:
+            found = set(map(os.fsencode, os.listdir(fd)))
+        finally:
+            os.close(fd)
+        return found | {name[len(WHITEOUT_PREFIX) :] for name in found if name.startswith(WHITEOUT_PREFIX)}
 
     def attributes(self, ref: bytes) -> Attributes:
         follow = ref.startswith(b"/")
@@ -122,21 +249,21 @@ class UpperDirectory(DirectoryLayer):
             os.chmod(path, mode & PERMISSIONS, dir_fd=dir_fd)
 
     def chown(self, path: bytes, uid: int, gid: int) -> None:
-        """-1 leaves an id as it is. The set-id bits survive."""
+        """-1 leaves an id as it is. As chown(2) does, it clears the set-id bits of what is no directory."""
         follow = path.startswith(b"/")
-        before = os.stat(path, dir_fd=self._fd, follow_symlinks=follow)
         overrides = self._overrides
         if overrides is not None:
+            before = os.stat(path, dir_fd=self._fd, follow_symlinks=follow)
             override = self._override(overrides, path, before, follow)
             if override is not None:
                 override = override._replace(
-                    uid=override.uid if uid == -1 else uid, gid=override.gid if gid == -1 else gid
+                    uid=override.uid if uid == -1 else uid,
+                    gid=override.gid if gid == -1 else gid,
+                    mode=without_set_id(override.mode),
                 )
                 overrides.put(self.for_xattrs(path), stat.S_IFMT(before.st_mode), override, follow=follow)
                 return
         os.chown(path, uid, gid, dir_fd=self._fd, follow_symlinks=follow)
-        if before.st_mode & (stat.S_ISUID | stat.S_ISGID) and not stat.S_ISLNK(before.st_mode):
-            os.chmod(path, before.st_mode & PERMISSIONS, dir_fd=self._fd)
 
     def chmod(self, path: bytes, mode: int) -> None:
         """Of anything but a symbolic link."""
@@ -180,11 +307,15 @@ class UpperDirectory(DirectoryLayer):
 
     # Whiteouts and opaque directories.
 
-    def whiteout(self, path: bytes) -> None:
-        """Delete a name from the layers below, together with a file (not a directory) that the upper has there."""
+    def whiteout(self, path: bytes, *, over: bool) -> None:
+        """Delete a name from the layers below; `over` a file (not a directory) that the upper has there, if it does."""
         if not self._devices:
             self._dotted_whiteout_file(path)
-            self.unlink_if_there(path)
+            if over:
+                self.unlink_if_there(path)
+            return
+        if not over:
+            os.mknod(path, stat.S_IFCHR, 0, dir_fd=self._fd)
             return
         scratch = self.scratch()
         os.mknod(scratch, stat.S_IFCHR, 0, dir_fd=self._work_fd)
@@ -202,6 +333,10 @@ class UpperDirectory(DirectoryLayer):
         remove_tree(scratch, self._work_fd)
 
     def rename_leaving_whiteout(self, old: bytes, new: bytes) -> None:
+        if not self._devices:
+            self._dotted_whiteout_file(old)  # means nothing while the name itself is there
+            os.rename(old, new, src_dir_fd=self._fd, dst_dir_fd=self._fd)
+            return
         if self._rename_whiteout:
             try:
                 renameat2(old, new, RenameFlag.WHITEOUT, old_dir_fd=self._fd, new_dir_fd=self._fd)
@@ -211,7 +346,7 @@ class UpperDirectory(DirectoryLayer):
                     raise
                 self._rename_whiteout = False
         os.rename(old, new, src_dir_fd=self._fd, dst_dir_fd=self._fd)
-        self.whiteout(old)
+        self.whiteout(old, over=False)
 
     def drop_dotted_whiteout(self, path: bytes) -> None:
         """Forget a whiteout in the form of a `.wh.` file, which does not stand in the way of the name itself."""
@@ -231,6 +366,13 @@ class UpperDirectory(DirectoryLayer):
 
     def set_opaque_xattr(self, path: bytes) -> None:
         os.setxattr(path, OPAQUE_XATTR, OPAQUE_VALUE, follow_symlinks=False)
+
+    def is_whiteout_device(self, path: bytes) -> bool:
+        try:
+            status = os.stat(path, dir_fd=self._fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
 
     def clear_directory(self, path: bytes) -> None:
         """Remove what is left in a directory that shows nothing: whiteouts and marks."""
@@ -272,14 +414,13 @@ class UpperDirectory(DirectoryLayer):
 
     def _clear_work(self) -> None:
         """Remove what an earlier mount left when it was killed."""
-        fd = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._work_fd)
-        try:
-            names = os.listdir(fd)
-        finally:
-            os.close(fd)
-        for name in names:
+        work = b"/proc/self/fd/%d" % self._work_fd
+        for name in os.listdir(work):
+            if name.endswith(_NAMES):
+                self._finish_linking(name[: -len(_NAMES)])
+        for name in os.listdir(work):
             if name.isdigit():
-                remove_tree(os.fsencode(name), self._work_fd)
+                remove_tree(name, self._work_fd)
 
 
 class StoredUpper(DirectoryLayer):
@@ -297,6 +438,13 @@ class StoredUpper(DirectoryLayer):
     def ownership(self) -> Ownership:
         """As that of `UpperDirectory`."""
         return Ownership.REAL if self._overrides is None else self._overrides.ownership
+
+
+def without_set_id(mode: int) -> int:
+    """The mode of a file of another owner; without group-execute the set-group-id bit stood for mandatory locking."""
+    if stat.S_ISDIR(mode):
+        return mode
+    return mode & ~(stat.S_ISUID | (stat.S_ISGID if mode & stat.S_IXGRP else 0))
 
 
 def _bearer(kind: int) -> int:

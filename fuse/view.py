@@ -8,26 +8,40 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections import OrderedDict, deque
+from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 from fuse.attributes import Attributes
+from fuse.glimpses import Glimpses, ShownIds
 from fuse.ids import Owners
-from fuse.inodes import ROOT_NUMBER, Directory, Inode, Numbers
+from fuse.inodes import NAMES_KEPT, ROOT_NUMBER, Directory, Inode, Numbers
 from fuse.layers import Buffer, Layer, LayerFile, Place
+from fuse.layers.archive import ArchiveLayer
 from fuse.layers.directory import DirectoryFile
 from fuse.merge import merge_name, merge_names
 from fuse.ownership import Ownership
 from fuse.upper import UpperDirectory
-from fuse.whiteout import shown_xattr, stored_xattr
+from fuse.whiteout import is_reserved_name, shown_xattr, stored_xattr
 
 NAME_MAX = 255
 
 OPEN_FILES = 256
 """How many files that nobody opened are kept open after they were read or written."""
 
+RECALLED = 1024
+"""How many files of archive layers stay objects after the kernel asked for something about them."""
+
 Listing = list[tuple[bytes, tuple[Place, ...]]]
+
+Row = tuple[bytes, Inode | None, int, Attributes]
+"""Name, file, number, attributes."""
+
+Glimpse = tuple[int, Attributes]
+"""A file that needs no `Inode`: its number, and what stat(2) shows. See `fuse.glimpses`."""
+
+
+_NOTHING = Attributes(0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
 
 
 def fail(number: int) -> NoReturn:
@@ -69,6 +83,10 @@ class View:
         self.root = Directory(ROOT_NUMBER, None, b"", tuple(lowers), upper=upper is not None)
         self.root.lookups = 1
         self.inodes: dict[int, Inode] = {ROOT_NUMBER: self.root}
+        self.glimpses = Glimpses(self._numbers.archives, self._numbers.archives_end)
+        self._recalled: deque[Inode] = deque()
+        self._shown = ShownIds(self._layer_owners.uids), ShownIds(self._layer_owners.gids)
+        self._moves = 0  # how often directories got another path, by which the paths kept are known to hold
         self._unasked: OrderedDict[Inode, None] = OrderedDict()  # those open because of a read or write, oldest first
 
     def close(self) -> None:
@@ -80,15 +98,13 @@ class View:
             layer.close()
         if self._upper is not None:
             self._upper.close()
+        self.glimpses.close()
 
     # Looking.
 
     def inode(self, number: int) -> Inode:
         """The file of that number; ESTALE if nobody holds it."""
-        try:
-            return self.inodes[number]
-        except KeyError:
-            fail(errno.ESTALE)
+        return self.inodes.get(number) or self.recall(number)
 
     def directory(self, number: int) -> Directory:
         inode = self.inode(number)
@@ -103,10 +119,135 @@ class View:
             return child
         if len(name) > NAME_MAX:
             fail(errno.ENAMETOOLONG)
-        places = merge_name(self._stack(directory), name)
+        places, found = self._find(directory, name)
+        inode = self.adopt(directory, name, places)
+        if found is not None:
+            inode.found = found
+        return inode
+
+    def _find(self, directory: Directory, name: bytes) -> tuple[tuple[Place, ...], Attributes | None]:
+        """The places of a name, and the attributes where they were found with it; ENOENT."""
+        if not directory.upper:
+            places = merge_name(directory.lowers, name)
+        elif directory.nameless or is_reserved_name(name):
+            fail(errno.ENOENT)
+        elif not self._above(directory, name):
+            places = merge_name(directory.lowers, name) if directory.lowers else ()
+        elif directory.lowers:
+            places = merge_name(self._stack(directory), name)
+        else:
+            upper = self._writable()
+            path = self._path_of(directory, name)
+            found = upper.look(self._path(directory), path)
+            if found is None:
+                fail(errno.ENOENT)
+            ident, attributes = found
+            return (Place(upper, path, attributes.mode, ident),), attributes
         if not places:
             fail(errno.ENOENT)
+        return places, None
+
+    def _above(self, directory: Directory, name: bytes) -> bool:
+        """Whether the upper may have something at a name in a directory that it has."""
+        names = directory.names_above
+        if names is None:
+            if directory.listed or not directory.lowers:
+                return True
+            directory.listed = True
+            names = self._writable().names_in(self._path(directory))
+            if len(names) <= NAMES_KEPT:
+                directory.names_above = names
+        return name in names
+
+    def glimpse(self, directory: Directory, name: bytes) -> Inode | Glimpse:
+        """As `lookup`, for telling the kernel: what needs no `Inode` gets none; `glimpses.lookups` counts it."""
+        child = directory.children.get(name)
+        if child is not None:
+            return child
+        if len(name) > NAME_MAX:
+            fail(errno.ENAMETOOLONG)
+        places, found = self._find(directory, name)
+        if found is None:
+            return self.glimpse_at(directory, name, places)
+        inode = self.adopt(directory, name, places)
+        inode.found = found
+        return inode
+
+    def glimpse_at(self, directory: Directory, name: bytes, places: tuple[Place, ...]) -> Inode | Glimpse:
+        """As `adopt`, in the manner of `glimpse`."""
+        layer, ref, mode, _ = places[0]
+        if layer.span is not None and not stat.S_ISDIR(mode) and name not in directory.children:
+            found = layer.attributes(ref)
+            number = self._numbers.of(places[0])
+            if found.nlink == 1 and number < self.glimpses.end and number not in self.inodes:
+                uids, gids = self._shown
+                return number, found._replace(uid=uids[found.uid], gid=gids[found.gid])
         return self.adopt(directory, name, places)
+
+    def whole(self, directory: Directory) -> Place | None:
+        """Where all of a directory is, if that is one archive layer: then `rows` says what is in it."""
+        if directory.upper or len(directory.lowers) != 1 or directory.nameless:
+            return None
+        place = directory.lowers[0]
+        return place if place.layer.span is not None else None
+
+    def rows(self, directory: Directory, whole: Place, skip: int) -> Iterator[Row]:
+        """What is in such a directory, without its first `skip` names, for telling the kernel.
+
+        Either there is an `Inode`, or the rest is right and `glimpses.lookups` counts. With number 0 it is nothing.
+        """
+        layer = whole.layer
+        assert isinstance(layer, ArchiveLayer)
+        base = self._numbers.base(layer)
+        children = directory.children
+        for node, name, fields in layer.rows(whole.ref, skip, *self._shown):
+            known = children.get(name)
+            if known is None:
+                if fields is not None and base + node not in self.inodes:
+                    yield name, None, base + node, fields
+                    continue
+                place = layer.place(node)
+                if not place.mode:
+                    yield name, None, 0, _NOTHING
+                    continue
+                known = self.adopt(directory, name, (place,))
+            yield name, known, known.number, _NOTHING
+
+    def recall(self, number: int) -> Inode:
+        """The file of which the kernel had a glimpse; ESTALE."""
+        found = self.glimpses.where(number)
+        if found is None:
+            fail(errno.ESTALE)
+        layer, node = found
+        assert isinstance(layer, ArchiveLayer)
+        inode: Inode = self.root
+        for name in layer.path(node).split(b"/"):
+            if not isinstance(inode, Directory):
+                fail(errno.ESTALE)
+            inode = self.lookup(inode, name)
+        if inode.number != number:
+            fail(errno.ESTALE)
+        self._recalled.append(inode)
+        if len(self._recalled) > RECALLED:
+            self._fade(self._recalled.popleft())
+        return inode
+
+    def _fade(self, inode: Inode) -> None:
+        """A file that was recalled need not stay an object, if nothing has happened to it."""
+        parent = inode.parent
+        if (
+            inode.upper
+            or inode.opens
+            or inode.others
+            or inode.removed
+            or parent is None
+            or self.inodes.get(inode.number) is not inode
+        ):
+            return
+        self._close_files(inode)
+        self.glimpses.lookups[inode.number] += inode.lookups
+        del self.inodes[inode.number]
+        del parent.children[inode.name]
 
     def listing(self, directory: Directory) -> Listing:
         """What is in a directory now, for `adopt`; without "." and ".."."""
@@ -139,6 +280,7 @@ class View:
                 number = self._numbers.renew(top)
             if known is None:
                 inode = Inode(number, top.mode, directory, name, None if in_upper else top)
+                inode.lookups = self.glimpses.take(number)
                 self.inodes[number] = inode
             else:
                 inode = known
@@ -158,8 +300,9 @@ class View:
 
     def attributes(self, inode: Inode) -> Attributes:
         """What stat(2) shows."""
+        known, inode.found = inode.found, None
         if inode.upper:
-            found = self._upper_attributes(inode)
+            found = known or self._writable().attributes(self._where(inode))
             owners = self._upper_owners
         else:
             place = self._effective(inode)
@@ -167,7 +310,7 @@ class View:
             owners = self._layer_owners
             if inode.removed:
                 found = found._replace(nlink=max(0, found.nlink - inode.removed))
-        if isinstance(inode, Directory):
+        if isinstance(inode, Directory) and inode.lowers:
             found = found._replace(nlink=1)
         if not owners.identity:
             found = found._replace(uid=owners.uids.shown(found.uid), gid=owners.gids.shown(found.gid))
@@ -283,18 +426,23 @@ class View:
     def _path(self, directory: Directory) -> bytes:
         """The path of a directory in the upper; b"." is the root. ENOENT if it was removed."""
         names = []
-        here: Inode = directory
-        while here.parent is not None:
+        here = directory
+        while here.moves != self._moves:
+            if here.parent is None:
+                if here is not self.root:
+                    fail(errno.ENOENT)
+                break
             names.append(here.name)
             here = here.parent
-        if here is not self.root:
-            fail(errno.ENOENT)
+        if here.path:
+            names.append(here.path)
         names.reverse()
-        return b"/".join(names) or b"."
+        directory.path, directory.moves = b"/".join(names), self._moves
+        return directory.path or b"."
 
     def _path_of(self, directory: Directory, name: bytes) -> bytes:
-        path = self._path(directory)
-        return name if path == b"." else path + b"/" + name
+        path = directory.path if directory.moves == self._moves else self._path(directory)
+        return path + b"/" + name if path and path != b"." else name
 
     def _where(self, inode: Inode) -> bytes:
         """A path for a file of the upper: its name there, or /proc/self/fd/N for what has no name any more; ESTALE."""
@@ -307,9 +455,6 @@ class View:
         if inode.anchor >= 0:
             return b"/proc/self/fd/%d" % inode.anchor
         fail(errno.ESTALE)
-
-    def _upper_attributes(self, inode: Inode) -> Attributes:
-        return self._writable().attributes(self._where(inode))
 
     def _open_upper(self, inode: Inode, *, write: bool) -> DirectoryFile:
         """The open file of an inode of the upper, reopened if it has to be writable and is not.
@@ -362,6 +507,7 @@ class View:
             dst_dir_fd=upper.fd,
             follow_symlinks=False,
         )
+        directory.hold(name)
         return True
 
     # Letting go.

@@ -1,0 +1,208 @@
+"""Names that come and go: making files, linking, removing.
+
+A file appears with its owner and mode, or not at all: it is made in place where it is born with them, and otherwise in
+the work directory.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from fuse.files import Files
+from fuse.inodes import Directory, Inode
+from fuse.layers import Place
+from fuse.merge import merge_name
+from fuse.view import NAME_MAX, fail
+from fuse.whiteout import is_reserved_name
+
+_NOT_EMPTY = (errno.ENOTEMPTY, errno.EEXIST)  # rmdir(2) may say either
+
+
+class Names(Files):
+    """What `Files` can do, and names."""
+
+    def create(self, directory: Directory, name: bytes, mode: int, uid: int, gid: int) -> Inode:
+        """Make a regular file and open it for reading and writing."""
+        inode = self.mknod(directory, name, stat.S_IFREG | stat.S_IMODE(mode), 0, uid, gid)
+        self.open(inode, os.O_RDWR)
+        return inode
+
+    def mknod(self, directory: Directory, name: bytes, mode: int, rdev: int, uid: int, gid: int) -> Inode:
+        """Make any file but a directory or a symbolic link; a device too, for the kernel asks who may first."""
+        if stat.S_ISCHR(mode) and rdev == 0:
+            fail(errno.EPERM)  # it would be a whiteout
+        return self._make(directory, name, mode, uid, gid, rdev=rdev)
+
+    def mkdir(self, directory: Directory, name: bytes, mode: int, uid: int, gid: int) -> Inode:
+        return self._make(directory, name, stat.S_IFDIR | stat.S_IMODE(mode), uid, gid)
+
+    def symlink(self, directory: Directory, name: bytes, target: bytes, uid: int, gid: int) -> Inode:
+        return self._make(directory, name, stat.S_IFLNK | 0o777, uid, gid, target=target)
+
+    def link(self, inode: Inode, directory: Directory, name: bytes) -> Inode:
+        """Give a file a further name."""
+        self._check_new(directory, name)
+        self.copy_up(inode)
+        self.copy_up(directory)
+        upper = self._writable()
+        source, path = self._where(inode), self._path_of(directory, name)
+        if self._below(directory, name) or not upper.link(source, path):
+            if self._lookup_or_none(directory, name) is not None:
+                fail(errno.EEXIST)
+            scratch = upper.scratch()
+            upper.link(source, scratch, dir_fd=upper.work_fd)
+            upper.place(scratch, path)
+        directory.hold(name)
+        inode.add_name(directory, name)
+        inode.changed()
+        directory.changed()
+        directory.version += 1
+        return inode
+
+    def unlink(self, directory: Directory, name: bytes) -> None:
+        """Remove a name of a file that is no directory."""
+        inode = self.lookup(directory, name)
+        if isinstance(inode, Directory):
+            fail(errno.EISDIR)
+        self.copy_up(directory)
+        upper = self._writable()
+        path = self._path_of(directory, name)
+        if inode.upper:
+            self._outlive(inode, path)
+        if self._below(directory, name):
+            upper.whiteout(path, over=inode.upper)
+        else:
+            os.unlink(path, dir_fd=upper.fd)
+        self._lose_name(inode, directory, name)
+
+    def rmdir(self, directory: Directory, name: bytes) -> None:
+        """Remove an empty directory; ENOTEMPTY."""
+        inode = self.lookup(directory, name)
+        if not isinstance(inode, Directory):
+            fail(errno.ENOTDIR)
+        below = self._below(directory, name)
+        if (below or inode.lowers) and self.listing(inode):
+            fail(errno.ENOTEMPTY)
+        self.copy_up(directory)
+        upper = self._writable()
+        path = self._path_of(directory, name)
+        if not inode.upper:
+            upper.whiteout(path, over=False)
+        else:
+            self._outlive_directory(inode, path)
+            if below:
+                upper.replace_directory_by_whiteout(path)
+            else:
+                self._remove_directory(inode, path)
+        self._lose_name(inode, directory, name)
+
+    def _remove_directory(self, inode: Directory, path: bytes) -> None:
+        upper = self._writable()
+        try:
+            os.rmdir(path, dir_fd=upper.fd)
+        except OSError as error:
+            if error.errno not in _NOT_EMPTY:
+                raise
+            if self.listing(inode):
+                os.close(inode.anchor)
+                inode.anchor = -1
+                fail(errno.ENOTEMPTY)
+            upper.clear_directory(path)  # whiteouts that nothing is below of any more
+            os.rmdir(path, dir_fd=upper.fd)
+
+    def _make(
+        self,
+        directory: Directory,
+        name: bytes,
+        mode: int,
+        uid: int,
+        gid: int,
+        *,
+        rdev: int = 0,
+        target: bytes = b"",
+    ) -> Inode:
+        """Make a file with an owner, over a whiteout if there is one."""
+        self._check_new(directory, name)
+        stored_uid = self._stored(self._upper_owners.uids.stored(uid))
+        stored_gid = self._stored(self._upper_owners.gids.stored(gid))
+        below = self._below(directory, name)
+        self.copy_up(directory)
+        upper = self._writable()
+        path = self._path_of(directory, name)
+        made = None
+        if not below and upper.born_with(mode, stored_uid, stored_gid):
+            made = upper.make_in_place(path, mode, target=target)
+        if made is None:
+            if self._lookup_or_none(directory, name) is not None:
+                fail(errno.EEXIST)
+            parent = self.attributes(directory)
+            if parent.mode & stat.S_ISGID:
+                stored_gid = self._stored(self._upper_owners.gids.stored(parent.gid))
+                if stat.S_ISDIR(mode):
+                    mode |= stat.S_ISGID
+            scratch = upper.scratch()
+            made = upper.make(scratch, mode, stored_uid, stored_gid, rdev=rdev, target=target)
+            if below and stat.S_ISDIR(mode):
+                upper.make_opaque(scratch, dir_fd=upper.work_fd)
+            upper.place(scratch, path)
+        ident, found = made
+        directory.hold(name)
+        directory.changed()
+        directory.version += 1
+        inode = self.adopt(directory, name, (Place(upper, path, mode, ident),))
+        inode.found = found
+        if isinstance(inode, Directory):
+            inode.names_above = set()
+        return inode
+
+    # Before and after a name goes.
+
+    def _outlive(self, inode: Inode, path: bytes) -> None:
+        """Before a name in the upper goes: see to it that the file can still be reached by those who hold it."""
+        if inode.others:
+            return
+        upper = self._writable()
+        if self._numbers.is_kept(inode.number) or upper.has_overrides:
+            status = os.stat(path, dir_fd=upper.fd, follow_symlinks=False)
+            if status.st_nlink == 1:
+                self._numbers.release(status.st_ino)
+                upper.vanishing(status.st_ino, path)
+        if inode.file is None and inode.anchor < 0 and inode.lookups > 0:
+            inode.anchor = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=upper.fd)
+
+    def _outlive_directory(self, inode: Directory, path: bytes) -> None:
+        """The same for a directory: it may be somebody's working directory."""
+        upper = self._writable()
+        inode.anchor = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=upper.fd)
+        if self._numbers.is_kept(inode.number) or upper.has_overrides:
+            number = os.stat(inode.anchor).st_ino
+            self._numbers.release(number)
+            upper.vanishing(number, path)
+
+    def _lose_name(self, inode: Inode, directory: Directory, name: bytes) -> None:
+        directory.hold(name)  # a whiteout, perhaps
+        inode.drop_name(directory, name)
+        if not inode.upper:
+            inode.removed += 1
+        inode.changed()
+        directory.changed()
+        directory.version += 1
+        self._drop_unused(inode)
+
+    def _below(self, directory: Directory, name: bytes) -> bool:
+        """Whether the layers show something at a name when the upper does not hide it."""
+        return bool(directory.lowers) and bool(merge_name(directory.lowers, name))
+
+    def _check_new(self, directory: Directory, name: bytes) -> None:
+        """What can be said of a new name without looking."""
+        self._writable()
+        if is_reserved_name(name):
+            fail(errno.EINVAL)
+        if name in directory.children:
+            fail(errno.EEXIST)
+        if len(name) > NAME_MAX:
+            fail(errno.ENAMETOOLONG)
+        if directory.nameless:
+            fail(errno.ENOENT)
