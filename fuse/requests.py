@@ -20,10 +20,12 @@ from collections.abc import Callable
 from fuse import protocol
 from fuse.errors import LayerError
 from fuse.inodes import ROOT_NUMBER, Directory, Inode
+from fuse.layers import Place
 from fuse.mounting import MountOptions
 from fuse.protocol import Header, InitFlag, InitReply, InitRequest, Opcode, ProtocolError, SetattrFlag
 from fuse.snapshot import Snapshot
 from fuse.tree import Tree
+from fuse.view import Listing
 
 log = logging.getLogger("fuse")
 
@@ -79,8 +81,11 @@ class Requests:
         self._missing = protocol.ENTRY_OUT.pack(0, 0, self._valid[0], 0, self._valid[1], 0, *[0] * 16)
         self._writeback = options.writeback
         self._durable = options.durable
+        self._xattrs = options.xattrs
         self._max_pages = max_pages
         self._snapshots: dict[Directory, Snapshot] = {}
+        self._whole: dict[Directory, Place] = {}  # those being read that are in one place
+        self._glimpsed = tree.glimpses.lookups
         size = max_pages * protocol.PAGE
         self.buffer = memoryview(mmap.mmap(-1, size + protocol.PAGE))
         self.started = False
@@ -176,6 +181,9 @@ class Requests:
         if not flags & InitFlag.NO_OPENDIR_SUPPORT:
             self._handlers[Opcode.OPENDIR] = (self._opendir, _BODY + protocol.OPEN_IN.size)
             self._handlers[Opcode.RELEASEDIR] = (self._release, _BODY)
+        if not self._xattrs:
+            for opcode in (Opcode.SETXATTR, Opcode.GETXATTR, Opcode.LISTXATTR, Opcode.REMOVEXATTR):
+                del self._handlers[opcode]
         if not self._durable:
             del self._handlers[Opcode.FSYNC], self._handlers[Opcode.FSYNCDIR]
         self.started = True
@@ -198,10 +206,7 @@ class Requests:
         raise OSError(errno.ESTALE if inode is None else errno.ENOTDIR, "")
 
     def _inode(self, node: int) -> Inode:
-        try:
-            return self._inodes[node]
-        except KeyError:
-            raise OSError(errno.ESTALE, "") from None
+        return self._inodes.get(node) or self._tree.recall(node)
 
     def _render(self, inode: Inode) -> bytes:
         rendered = inode.reply = protocol.entry(inode.number, self._valid, self._tree.attributes(inode))
@@ -215,9 +220,13 @@ class Requests:
 
     def _lookup(self, node: int, length: int, _header: tuple[int, ...]) -> bytes:
         try:
-            inode = self._tree.lookup(self._directory(node), bytes(self.buffer[_BODY : length - 1]))
+            inode = self._tree.glimpse(self._directory(node), bytes(self.buffer[_BODY : length - 1]))
         except FileNotFoundError:
             return self._missing
+        if isinstance(inode, tuple):
+            number, attributes = inode
+            self._glimpsed[number] += 1
+            return protocol.entry(number, self._valid, attributes)
         rendered = inode.reply or self._render(inode)
         inode.lookups += 1
         return rendered
@@ -237,10 +246,14 @@ class Requests:
 
     def _forget_one(self, node: int, lookups: int) -> None:
         inode = self._inodes.get(node)
-        if inode is None or node == ROOT_NUMBER:
+        if node == ROOT_NUMBER:
+            return
+        if inode is None:
+            self._tree.glimpses.forget(node, lookups)
             return
         if inode.__class__ is Directory:
             self._snapshots.pop(inode, None)
+            self._whole.pop(inode, None)
         self._tree.forget(inode, lookups)
 
     def _mknod(self, node: int, length: int, header: tuple[int, ...]) -> bytes:
@@ -384,7 +397,12 @@ class Requests:
 
     def _snapshot(self, directory: Directory, offset: int) -> Snapshot:
         snapshot = self._snapshots.get(directory)
-        if snapshot is None:
+        if directory in self._whole:
+            place = self._whole.pop(directory)
+            before: Listing = [(name, (found,)) for name, found in place.layer.entries(place.ref)]
+            listing = self._tree.listing(directory)
+            snapshot = self._snapshots[directory] = Snapshot.continued(before, listing, directory.version)
+        elif snapshot is None:
             snapshot = self._snapshots[directory] = Snapshot(self._tree.listing(directory), directory.version)
         elif offset == 0 and snapshot.version != directory.version:
             snapshot.refresh(self._tree.listing(directory), directory.version)
@@ -403,6 +421,9 @@ class Requests:
         """
         _, offset, size, _, _, _, _ = protocol.READ_IN.unpack_from(self.buffer, _BODY)
         tree, directory = self._tree, self._directory(node)
+        whole = tree.whole(directory) if plus and directory not in self._snapshots else None
+        if whole is not None and (offset < 2 or directory in self._whole):
+            return self._listed_at_once(directory, whole, offset, size)
         snapshot = self._snapshot(directory, offset)
         entries = snapshot.entries
         unchanged = snapshot.version == directory.version
@@ -432,9 +453,19 @@ class Requests:
                     parts.append(name + _PADDING[length & 7])
                     continue
                 try:
-                    known = tree.adopt(directory, name, places) if unchanged else tree.lookup(directory, name)
+                    glimpse = tree.glimpse_at(directory, name, places) if unchanged else tree.glimpse(directory, name)
                 except FileNotFoundError:
                     continue
+                if isinstance(glimpse, tuple):
+                    number, attributes = glimpse
+                    if plus:
+                        self._glimpsed[number] += 1
+                        parts.append(protocol.entry(number, self._valid, attributes))
+                    size -= fixed + length & ~7
+                    parts.append(pack(number, position + 3, length, attributes[0] >> 12))
+                    parts.append(name + _PADDING[length & 7])
+                    continue
+                known = glimpse
             if plus:
                 try:
                     parts.append(known.reply or self._render(known))
@@ -449,6 +480,49 @@ class Requests:
             parts.append(name + _PADDING[length & 7])
         if unchanged and not parts:
             del self._snapshots[directory]
+        return parts
+
+    def _listed_at_once(self, directory: Directory, whole: Place, offset: int, size: int) -> list[bytes]:
+        """READDIRPLUS of a directory of one archive layer; it goes by the layer's own order, without a snapshot."""
+        tree, glimpsed, valid = self._tree, self._glimpsed, self._valid
+        self._whole[directory] = whole
+        parts: list[bytes] = []
+        pack, entry = protocol.DIRENT.pack, protocol.entry
+        for position in range(offset, 2):
+            inode: Inode = directory.parent or tree.root if position else directory
+            parts.append(inode.reply or self._render(inode))
+            parts.append(protocol.dirent(inode.number, position + 1, b".." if position else b".", stat.S_IFDIR >> 12))
+        size -= sum(map(len, parts))
+        fixed = protocol.DIRENT.size + 7 + protocol.ENTRY_OUT.size
+        position = max(offset, 2)
+        try:
+            for name, known, number, attributes in tree.rows(directory, whole, position - 2):
+                position += 1
+                if not number:
+                    continue
+                length = len(name)
+                taken = fixed + length & ~7
+                if size < taken:
+                    if known is not None:
+                        tree.forget(known, 0)
+                    return parts
+                if known is None:
+                    parts.append(entry(number, valid, attributes))
+                    glimpsed[number] += 1
+                    kind = attributes[0] >> 12
+                else:
+                    parts.append(known.reply or self._render(known))
+                    known.lookups += 1
+                    kind = known.mode >> 12
+                size -= taken
+                parts.append(pack(number, position, length, kind))
+                parts.append(name + _PADDING[length & 7])
+        except (OSError, LayerError):
+            if not parts:
+                raise
+            return parts  # which the kernel has counted; the next request fails
+        if not parts:
+            del self._whole[directory]
         return parts
 
 

@@ -23,12 +23,22 @@ class Snapshot:
         self.version = version
         """That of the directory when this was right."""
 
+    @classmethod
+    def continued(cls, entries: Listing, listing: Listing, version: int) -> Snapshot:
+        """For a program that has read some of `entries`; meanwhile the directory became what `listing` says."""
+        snapshot = cls(entries, version)
+        snapshot._update(listing)
+        return snapshot
+
     def refresh(self, listing: Listing, version: int) -> None:
         """The directory has changed."""
         self.version = version
         if len(self.entries) > _WASTE * (len(listing) + 1):
             self.entries = list(listing)
             return
+        self._update(listing)
+
+    def _update(self, listing: Listing) -> None:
         present = dict(listing)
         entries = self.entries
         for position, entry in enumerate(entries):
