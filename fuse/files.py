@@ -158,6 +158,7 @@ class Files(View):
             fail(errno.EPERM)
         self.copy_up(inode)
         path = self._where(inode)
+        inode.bare = False
         os.setxattr(self._writable().for_xattrs(path), stored, value, flags, follow_symlinks=path.startswith(b"/"))
         inode.changed()
 

@@ -32,8 +32,8 @@ NAMES_KEPT = 5000
 class Inode:
     """A file: in a layer (`place`), or in the upper directory (`upper`) at `name` in `parent`."""
 
-    __slots__ = ("anchor", "file", "found", "lookups", "mode", "name", "number", "opens", "others", "parent", "place",
-                 "removed", "reply", "upper", "writable")  # fmt: skip
+    __slots__ = ("anchor", "bare", "file", "found", "lookups", "mode", "name", "number", "opens", "others", "parent",
+                 "place", "removed", "reply", "upper", "writable")  # fmt: skip
 
     def __init__(self, number: int, mode: int, parent: Directory | None, name: bytes, place: Place | None) -> None:
         self.number = number
@@ -50,6 +50,7 @@ class Inode:
         self.others: set[tuple[Directory, bytes]] | None = None  # further names that were looked up
         self.removed = 0  # how many of its names were removed while it is in a layer
         self.reply: Any = None  # the adapter's rendering of the attributes, dropped when they change
+        self.bare = False  # whether it was made here, and so has no capabilities in its attributes
         self.found: Attributes | None = None  # what looking for it told; whoever asks for it takes it
 
     @property

@@ -153,6 +153,7 @@ class Names(Files):
         directory.version += 1
         inode = self.adopt(directory, name, (Place(upper, path, mode, ident),))
         inode.found = found
+        inode.bare = True
         if isinstance(inode, Directory):
             inode.names_above = set()
         return inode

@@ -308,8 +308,8 @@ class Requests:
         tree, inode = self._tree, self._inode(node)
         if valid & SetattrFlag.SIZE:
             tree.truncate(inode, size)
-        if valid & SetattrFlag.KILL_SUIDGID:
-            tree.drop_privileges(inode)
+        if valid & SetattrFlag.KILL_SUIDGID and not valid & (SetattrFlag.UID | SetattrFlag.GID):
+            tree.drop_privileges(inode)  # changing an owner does that by itself
         if valid & (SetattrFlag.UID | SetattrFlag.GID):
             tree.chown(inode, uid if valid & SetattrFlag.UID else None, gid if valid & SetattrFlag.GID else None)
         if valid & SetattrFlag.MODE:

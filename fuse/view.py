@@ -26,6 +26,9 @@ from fuse.whiteout import is_reserved_name, shown_xattr, stored_xattr
 
 NAME_MAX = 255
 
+CAPABILITY_XATTR = b"security.capability"
+"""The kernel asks for it before it lets anybody write."""
+
 OPEN_FILES = 256
 """How many files that nobody opened are kept open after they were read or written."""
 
@@ -335,6 +338,8 @@ class View:
         if stored is None:
             fail(errno.ENODATA)
         if inode.upper:
+            if inode.bare and name == CAPABILITY_XATTR:
+                fail(errno.ENODATA)
             path = self._where(inode)
             return os.getxattr(self._writable().for_xattrs(path), stored, follow_symlinks=path.startswith(b"/"))
         place = self._effective(inode)
