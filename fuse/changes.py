@@ -31,33 +31,40 @@ def changes(upper: Layer, lowers: Sequence[Layer]) -> Iterator[Change]:
     """Every path that differs, a directory before what is in it, siblings by name; `lowers` are topmost first.
 
     A directory that only leads to changes is itself CHANGED, as Docker and Podman have it. A deleted directory stands
-    for everything that was in it; in one that was replaced each name that is gone is DELETED.
+    for everything that was in it; in one that was replaced (it is opaque in the upper directory) each name that is gone
+    is DELETED. Only such directories are listed in the lowers; for the rest, names of the upper are looked up there.
     """
     root = upper.root()
-    roots = tuple(layer.root() for layer in lowers)
-    yield from _inside(b"", root, () if upper.opaque(root.ref) else roots, roots)
+    lower_roots = []
+    for layer in lowers:
+        place = layer.root()
+        lower_roots.append(place)
+        if layer.opaque(place.ref):
+            break
+    yield from _inside(b"", root, tuple(lower_roots), replaced=upper.opaque(root.ref))
 
 
-def _inside(path: bytes, directory: Place, below: tuple[Place, ...], hidden: tuple[Place, ...]) -> Iterator[Change]:
-    """`below` is what is merged with the directory, `hidden` what was there before, visible or not."""
-    before = merge_names(hidden)
+def _inside(path: bytes, directory: Place, before: tuple[Place, ...], *, replaced: bool) -> Iterator[Change]:
+    """`before` is the directory without the upper; `replaced` says that nothing of it is to be seen any more."""
     present = dict(directory.layer.entries(directory.ref))
-    deleted = {name for name in before if (not present[name].mode if name in present else not below)}
-    for name in sorted({name for name, place in present.items() if place.mode} | deleted):
+    if not before:
+        there = {}
+    elif replaced:
+        there = merge_names(before)
+    else:
+        there = {name: places for name in present if (places := merge_name(before, name))}
+    for name in sorted(present.keys() | there.keys()):
         inner = path + b"/" + name if path else name
-        if name in deleted:
-            yield Change(ChangeKind.DELETED, inner, None)
+        place = present.get(name)
+        places = there.get(name, ())
+        if place is None or not place.mode:
+            if places:
+                yield Change(ChangeKind.DELETED, inner, None)
             continue
-        place = present[name]
-        there = before.get(name, ())
-        yield Change(ChangeKind.CHANGED if there else ChangeKind.ADDED, inner, place)
+        yield Change(ChangeKind.CHANGED if places else ChangeKind.ADDED, inner, place)
         if not stat.S_ISDIR(place.mode):
             continue
-        was_directory = bool(there) and stat.S_ISDIR(there[0].mode)
-        merged = () if place.layer.opaque(place.ref) or not below else merge_name(below, name)
+        was_directory = bool(places) and stat.S_ISDIR(places[0].mode)
         yield from _inside(
-            inner,
-            place,
-            merged if merged and stat.S_ISDIR(merged[0].mode) else (),
-            there if was_directory else (),
+            inner, place, places if was_directory else (), replaced=replaced or place.layer.opaque(place.ref)
         )

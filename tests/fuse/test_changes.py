@@ -3,12 +3,15 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
+from typing import NoReturn
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fuse.changes import ChangeKind, changes
 from fuse.layers import Layer
+from fuse.layers.archive import ArchiveLayer
 from fuse.layers.directory import DirectoryLayer
 from fuse.tree import Tree
 from fuse.upper import UpperDirectory
@@ -81,3 +84,22 @@ def test_names_that_come_and_go_are_in_it(specs: list[dict[bytes, object]], step
             )
             assert path in deleted or any(one in deleted for one in parents) or replaced
         assert deleted <= before - after
+
+
+def test_lower_directories_are_not_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = [item for at in range(50) for item in (directory(f"d{at}", **ME), (regular(f"d{at}/f", **ME), b"x"))]
+    for name in ("upper", "work"):
+        (tmp_path / name).mkdir()
+    low = archive(str(tmp_path), "low", entries)
+    tree = Tree([low], UpperDirectory(str(tmp_path / "upper"), str(tmp_path / "work")))
+    for at in (3, 5):
+        tree.release(tree.create(tree.directory(tree.lookup(tree.root, b"d%d" % at).number), b"new", 0o644, **ME))
+    tree.unlink(tree.directory(tree.lookup(tree.root, b"d4").number), b"f")
+    tree.close()
+
+    def never(self: ArchiveLayer, _directory: int) -> NoReturn:
+        raise AssertionError(f"{self} was listed")
+
+    monkeypatch.setattr(ArchiveLayer, "entries", never)
+    listed = found(tmp_path, archive(str(tmp_path), "low", entries))
+    assert listed == ["C d3", "A d3/new", "C d4", "D d4/f", "C d5", "A d5/new"]
