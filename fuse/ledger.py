@@ -76,7 +76,7 @@ class Ledger:
 
     def get(self, number: int) -> Record | None:
         """What was written of the file with that inode number; whether it is that file is told by the birth time."""
-        return self._records.get(number) or self._orphans.get(number)
+        return self._records.get(number) or (self._orphans.get(number) if self._orphans else None)
 
     def put(self, number: int, birth_ns: int, override: Override) -> None:
         """Write a record; it is in the file, if not yet on the disk, when this returns."""

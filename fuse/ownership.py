@@ -187,7 +187,9 @@ def write_with(
     if wanted is Ownership.REAL:
         return Overrides(wanted, None, ledger, work_fd=work_fd) if ledger is not None else None
     if wanted is Ownership.FILE:
-        return Overrides(wanted, None, ledger or Ledger(work_fd, create=wanted.value), work_fd=work_fd)
+        if ledger is None:
+            ledger = Ledger(work_fd, create=wanted.value)
+        return Overrides(wanted, None, ledger, work_fd=work_fd)
     made = Overrides(wanted, name, ledger, work_fd=work_fd)
     if read_override(path, name, follow=True) is None:
         status = os.stat(path)
