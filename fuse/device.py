@@ -7,6 +7,7 @@ import logging
 import os
 import select
 from collections.abc import Callable
+from time import perf_counter
 
 from fuse.mounting import MountOptions
 from fuse.requests import MAX_PAGES, Requests
@@ -16,6 +17,10 @@ log = logging.getLogger("fuse")
 
 IDLE_AFTER = 2000
 """Milliseconds without a request after which `on_idle` is called, once."""
+WATCH = 50e-6
+"""Seconds for which the descriptor is watched before the process falls asleep."""
+MOST_SKIPPED = 64
+"""How often it falls asleep at once, at most, after watching was in vain."""
 
 
 def max_pages() -> int:
@@ -40,25 +45,61 @@ def serve_device(
         os.close(device)
 
 
+class _Waiting:
+    """Waiting for the next request.
+
+    It mostly comes within microseconds, which is less than it takes to fall asleep and to be woken. So the descriptor is
+    watched for a moment first, where there is a second processor. When that was in vain, which is so when programs
+    are busy with something else or have no processor to run on, the next few times go by without.
+    """
+
+    def __init__(self, device: int, on_idle: Callable[[], None]) -> None:
+        poll = select.poll()
+        poll.register(device, select.POLLIN)
+        self._poll = poll.poll
+        self._on_idle = on_idle
+        self._alone = len(os.sched_getaffinity(0)) < 2
+        self._skip = 0
+        self._penalty = 1
+
+    def wait(self) -> None:
+        """Return when there is something to read."""
+        poll = self._poll
+        if poll(0):
+            return
+        if self._skip or self._alone:
+            self._skip -= 1
+        else:
+            end = perf_counter() + WATCH
+            while perf_counter() < end:
+                if poll(0):
+                    self._penalty = 1
+                    return
+            self._skip = self._penalty
+            self._penalty = min(self._penalty * 2, MOST_SKIPPED)
+        if not poll(IDLE_AFTER):
+            self._on_idle()
+            poll()
+
+
 def _serve(device: int, requests: Requests, on_ready: Callable[[], None], on_idle: Callable[[], None]) -> None:
     os.set_blocking(device, False)
-    poll = select.poll()
-    poll.register(device, select.POLLIN)
+    wait = _Waiting(device, on_idle).wait
     answer, buffers = requests.answer, [requests.buffer]
     readv, write, writev = os.readv, os.write, os.writev
     ready = False
     while True:
+        wait()
         try:
             length = readv(device, buffers)
-        except BlockingIOError:
-            if not poll.poll(IDLE_AFTER):
-                on_idle()
-                poll.poll()
-            continue
         except OSError as error:
             if error.errno == errno.ENODEV:  # unmounted
                 return
-            if error.errno in (errno.EINTR, errno.ENOENT):  # ENOENT: its caller was interrupted before it was read
+            if error.errno in (
+                errno.EAGAIN,
+                errno.EINTR,
+                errno.ENOENT,
+            ):  # its caller was interrupted before it was read
                 continue
             raise
         reply = answer(length)
