@@ -13,7 +13,6 @@ import stat
 from fuse.files import Files
 from fuse.inodes import Directory, Inode
 from fuse.layers import Place
-from fuse.merge import merge_name
 from fuse.view import NAME_MAX, fail
 from fuse.whiteout import is_reserved_name
 
@@ -194,7 +193,7 @@ class Names(Files):
 
     def _below(self, directory: Directory, name: bytes) -> bool:
         """Whether the layers show something at a name when the upper does not hide it."""
-        return bool(directory.lowers) and bool(merge_name(directory.lowers, name))
+        return bool(self._lower_places(directory, name))
 
     def _check_new(self, directory: Directory, name: bytes) -> None:
         """What can be said of a new name without looking."""

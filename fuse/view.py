@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 from fuse.attributes import Attributes
+from fuse.crowd import MANY, Crowds
 from fuse.glimpses import Glimpses, ShownIds
 from fuse.ids import Owners
 from fuse.inodes import NAMES_KEPT, ROOT_NUMBER, Directory, Inode, Numbers
@@ -86,6 +87,7 @@ class View:
         self.root = Directory(ROOT_NUMBER, None, b"", tuple(lowers), upper=upper is not None)
         self.root.lookups = 1
         self.inodes: dict[int, Inode] = {ROOT_NUMBER: self.root}
+        self._crowds = Crowds()
         self.glimpses = Glimpses(self._numbers.archives, self._numbers.archives_end)
         self._recalled: deque[Inode] = deque()
         self._shown = ShownIds(self._layer_owners.uids), ShownIds(self._layer_owners.gids)
@@ -131,13 +133,14 @@ class View:
     def _find(self, directory: Directory, name: bytes) -> tuple[tuple[Place, ...], Attributes | None]:
         """The places of a name, and the attributes where they were found with it; ENOENT."""
         if not directory.upper:
-            places = merge_name(directory.lowers, name)
+            places = self._lower_places(directory, name)
         elif directory.nameless or is_reserved_name(name):
             fail(errno.ENOENT)
         elif not self._above(directory, name):
-            places = merge_name(directory.lowers, name) if directory.lowers else ()
+            places = self._lower_places(directory, name)
         elif directory.lowers:
-            places = merge_name(self._stack(directory), name)
+            above = Place(self._writable(), self._path(directory), stat.S_IFDIR, 0)
+            places = merge_name((above, *self._lower_stack(directory, name)), name)
         else:
             upper = self._writable()
             path = self._path_of(directory, name)
@@ -149,6 +152,15 @@ class View:
         if not places:
             fail(errno.ENOENT)
         return places, None
+
+    def _lower_places(self, directory: Directory, name: bytes) -> tuple[Place, ...]:
+        """Where a name is in the layers."""
+        return merge_name(self._lower_stack(directory, name), name)
+
+    def _lower_stack(self, directory: Directory, name: bytes) -> tuple[Place, ...]:
+        """The layers of a directory that may have a name."""
+        lowers = directory.lowers
+        return lowers if len(lowers) < MANY else self._crowds.narrowed(lowers, name)
 
     def _above(self, directory: Directory, name: bytes) -> bool:
         """Whether the upper may have something at a name in a directory that it has."""

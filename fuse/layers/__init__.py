@@ -59,6 +59,9 @@ class Layer(Protocol):
     def entries(self, directory: Any) -> list[tuple[bytes, Place]]:
         """Every name in a directory, whiteouts included, in any order."""
 
+    def listed(self, directory: Any) -> list[bytes]:
+        """The names alone; some may have gone by another rule than `find`'s, none that `find` knows is missing."""
+
     def opaque(self, directory: Any) -> bool: ...
 
     def implicit(self, directory: Any) -> bool:

@@ -99,6 +99,11 @@ class ArchiveLayer:
             found.append((name, Place(self, number, mode, inode)))
         return found
 
+    def listed(self, directory: int) -> list[bytes]:
+        index = self._index
+        text = index.text
+        return [text(record[0], record[1]) for record in index.records(index.children(directory))]
+
     def rows(self, directory: int, skip: int, uids: Mapping[int, int], gids: Mapping[int, int]) -> Iterator[Row]:
         """What is in a directory, without its first `skip` names: for listings of everything with its attributes.
 

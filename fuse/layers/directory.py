@@ -87,6 +87,13 @@ class DirectoryLayer:
             os.close(fd)
         return found
 
+    def listed(self, directory: bytes) -> list[bytes]:
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._fd)
+        try:
+            return [os.fsencode(name).removeprefix(WHITEOUT_PREFIX) for name in os.listdir(fd)]
+        finally:
+            os.close(fd)
+
     def opaque(self, directory: bytes) -> bool:
         if self._opaque_value(directory) == OPAQUE_VALUE:
             return True
