@@ -20,7 +20,7 @@ from enum import Enum
 
 from fuse.attributes import Attributes, from_stat
 from fuse.ledger import Ledger
-from fuse.override import CONTAINERS_XATTR, Override, detect, read_override
+from fuse.override import CONTAINERS_XATTR, USER_XATTR, Override, detect, read_override
 from fuse.syscalls import birth_ns
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -190,6 +190,8 @@ def write_with(
         if ledger is None:
             ledger = Ledger(work_fd, create=wanted.value)
         return Overrides(wanted, None, ledger, work_fd=work_fd)
+    if name == CONTAINERS_XATTR and detect(path) == USER_XATTR:
+        name = USER_XATTR  # an old directory goes on as it began
     made = Overrides(wanted, name, ledger, work_fd=work_fd)
     if read_override(path, name, follow=True) is None:
         status = os.stat(path)
