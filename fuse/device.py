@@ -48,8 +48,8 @@ def serve_device(
 class _Waiting:
     """Waiting for the next request.
 
-    It mostly comes within microseconds, which is less than it takes to fall asleep and to be woken. So the descriptor is
-    watched for a moment first, where there is a second processor. When that was in vain, which is so when programs
+    It mostly comes within microseconds, which is less than it takes to fall asleep and to be woken. So the descriptor
+    is watched for a moment first, where there is a second processor. When that was in vain, which is so when programs
     are busy with something else or have no processor to run on, the next few times go by without.
     """
 
