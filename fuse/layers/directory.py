@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from fuse.attributes import Attributes, from_stat
 from fuse.entry import Extent
 from fuse.layers import Buffer, Place
+from fuse.layers.links import HardLinks
 from fuse.ownership import Overrides, Ownership
 from fuse.whiteout import (
     OPAQUE_MARKER,
@@ -35,6 +36,7 @@ class DirectoryLayer:
         self.path = os.fsencode(path)
         self._fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self._proc = b"/proc/self/fd/%d/" % self._fd  # for the calls that take no directory descriptor
+        self._links = HardLinks(self._fd)
         self._overrides = None if override is None else Overrides(Ownership.XATTR, override)
 
     @property
@@ -129,7 +131,9 @@ class DirectoryLayer:
         return os.getxattr(self._proc + ref, name, follow_symlinks=False)
 
     def names(self, place: Place) -> list[bytes]:
-        return []
+        return self._links.names(
+            place.ref, place.ident, os.stat(place.ref, dir_fd=self._fd, follow_symlinks=False).st_nlink
+        )
 
     def open(self, ref: bytes) -> DirectoryFile:
         return DirectoryFile(os.open(ref, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._fd))

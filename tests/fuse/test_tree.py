@@ -308,15 +308,32 @@ def _extract(path: bytes, spec: dict[bytes, object]) -> None:
                 os.chmod(below, thing.mode)  # type: ignore[attr-defined]
 
 
+def _extract_linked(folder: bytes, entries: list[Entry | tuple[Entry, bytes]]) -> None:
+    os.makedirs(folder + b"/d")
+    for item in entries[1:]:
+        if isinstance(item, tuple):
+            with open(folder + b"/" + item[0].path, "wb") as file:
+                file.write(item[1])
+            os.chmod(folder + b"/" + item[0].path, 0o644)
+        else:
+            assert item.hardlink is not None
+            os.link(folder + b"/" + item.hardlink, folder + b"/" + item.path)
+
+
 hard = st.lists(
     st.lists(st.sampled_from([b"a", b"b", b"c", b"d/e", b"d/f"]), min_size=2, max_size=4, unique=True), max_size=2
 )
 
 
 @settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
-@given(links=hard, steps=st.lists(changes, max_size=8), top=st.dictionaries(names, leaves, max_size=1))
+@given(
+    links=hard,
+    steps=st.lists(changes, max_size=8),
+    top=st.dictionaries(names, leaves, max_size=1),
+    packed=st.booleans(),
+)
 def test_hard_links_of_a_layer_stay_together(
-    links: list[list[bytes]], steps: list[tuple[object, ...]], top: dict[bytes, object]
+    links: list[list[bytes]], steps: list[tuple[object, ...]], top: dict[bytes, object], packed: bool
 ) -> None:
     """The same with files of several names in the lowest layer."""
     spec: dict[bytes, object] = {}
@@ -341,10 +358,13 @@ def test_hard_links_of_a_layer_stay_together(
         for name in ("upper", "work"):
             os.mkdir(os.path.join(folder, name))
 
+        if not packed:
+            _extract_linked(os.path.join(folder, "directory").encode(), entries)
+
         def mount() -> None:
             made: list[Layer] = [
                 archive(folder, "top", _entries(b"", top)),
-                archive(folder, "low", entries),
+                archive(folder, "low", entries) if packed else DirectoryLayer(folder + "/directory"),
             ]
             overlay.tree = Tree(made, UpperDirectory(folder + "/upper", folder + "/work"))
 
