@@ -2,7 +2,7 @@
 
 The kernel's overlayfs lets hard links break when one is copied up, or with `index=on` remembers beside the upper
 directory which file of it belongs to which below. Here the other names are looked for instead, once: the upper
-directory then says everything by itself, so a later mount, `diff` and a committed layer have all names too, and nlink is
+directory then says everything by itself: a later mount, `diff` and a committed layer have all names too, and nlink is
 right without bookkeeping. Files of several names are rare and seldom changed, and only names and inode numbers are
 read, so the search comes rarely and takes a fraction of a second for 200,000 files. In a tree of more than `ENTRIES`
 files it is given up, and links break as they do in the kernel's.
