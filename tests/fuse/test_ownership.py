@@ -121,6 +121,8 @@ class Model:
     def chown(self, path: bytes, uid: int | None, gid: int | None) -> None:
         thing = self.get(path)
         thing.uid, thing.gid = thing.uid if uid is None else uid, thing.gid if gid is None else gid
+        if not stat.S_ISDIR(thing.mode):
+            thing.mode &= ~(stat.S_ISUID | (stat.S_ISGID if thing.mode & stat.S_IXGRP else 0))
         self.touch(path)
 
     def chmod(self, path: bytes, mode: int) -> None:
