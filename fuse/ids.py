@@ -21,6 +21,8 @@ class IdMap:
     ranges: tuple[Range, ...] = EVERY_ID
     squash: int | None = None
     """The id that every file shows, whatever is stored."""
+    overflow: int | None = None
+    """What an id outside the ranges shows, where that is settled."""
 
     @property
     def identity(self) -> bool:
@@ -33,6 +35,8 @@ class IdMap:
         for first, show, size in self.ranges:
             if first <= stored < first + size:
                 return stored - first + show
+        if self.overflow is not None:
+            return self.overflow
         for _, show, size in self.ranges:
             if show <= OVERFLOW_ID < show + size:
                 return OVERFLOW_ID

@@ -39,6 +39,8 @@ class MountOptions:
     """Seconds for which the kernel may keep what it was told."""
     writeback: bool = True
     adapter: Adapter = "auto"
+    xattrs: bool = True
+    """Whether extended attributes are shown."""
     durable: bool = True
     """Whether fsync(2) reaches the disk."""
     inherit_root: bool = True
@@ -56,13 +58,24 @@ class Mounted:
     def unmount(self) -> None:
         """Take it away, now or as soon as nobody uses it; nothing happens where it is gone."""
         if self._by_helper:
-            subprocess.run([_HELPER, "-u", "-q", "-z", "--", self._mountpoint], check=False)
-            return
-        try:
-            umount(os.fsencode(self._mountpoint), MNT_DETACH)
-        except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.ENOENT):
-                raise
+            _unmount_by_helper(self._mountpoint)
+        else:
+            unmount(self._mountpoint)
+
+
+def unmount(mountpoint: str) -> None:
+    """Take a mount away that anybody of us made, now or as soon as nobody uses it; nothing happens where it is gone."""
+    try:
+        umount(os.fsencode(mountpoint), MNT_DETACH)
+    except PermissionError:
+        _unmount_by_helper(mountpoint)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOENT):
+            raise
+
+
+def _unmount_by_helper(mountpoint: str) -> None:
+    subprocess.run([_HELPER, "-u", "-q", "-z", "--", mountpoint], check=False)
 
 
 def mount_fuse(mountpoint: str, options: MountOptions) -> Mounted:

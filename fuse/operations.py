@@ -68,10 +68,11 @@ class Overlay(pyfuse3.Operations):  # type: ignore[misc]
     enable_writeback_cache = True
     enable_acl = False
 
-    def __init__(self, tree: Tree, *, timeout: float = FOREVER, writeback: bool = True) -> None:
+    def __init__(self, tree: Tree, *, timeout: float = FOREVER, writeback: bool = True, xattrs: bool = True) -> None:
         super().__init__()
         self._tree = tree
         self._timeout = timeout
+        self._xattrs = xattrs
         self.enable_writeback_cache = writeback
         self._missing = EntryAttributes()
         self._missing.st_ino = 0
@@ -179,19 +180,27 @@ class Overlay(pyfuse3.Operations):  # type: ignore[misc]
 
     @handler
     def getxattr(self, number: int, name: bytes, _ctx: RequestContext) -> bytes:
+        self._check_xattrs()
         return self._tree.xattr(self._tree.inode(number), name)
 
     @handler
     def listxattr(self, number: int, _ctx: RequestContext) -> list[bytes]:
+        self._check_xattrs()
         return self._tree.xattr_names(self._tree.inode(number))
 
     @handler
     def setxattr(self, number: int, name: bytes, value: bytes, _ctx: RequestContext) -> None:
+        self._check_xattrs()
         self._tree.set_xattr(self._tree.inode(number), name, value)
 
     @handler
     def removexattr(self, number: int, name: bytes, _ctx: RequestContext) -> None:
+        self._check_xattrs()
         self._tree.remove_xattr(self._tree.inode(number), name)
+
+    def _check_xattrs(self) -> None:
+        if not self._xattrs:
+            raise FUSEError(errno.ENOSYS)  # the kernel stops asking
 
     @handler
     def access(self, _number: int, _mode: int, _ctx: RequestContext) -> bool:
@@ -371,7 +380,7 @@ def serve_pyfuse3(
     device: int, tree: Tree, options: MountOptions, *, on_ready: Callable[[], None], on_idle: Callable[[], None]
 ) -> None:
     """Answer the requests on a /dev/fuse that is mounted already, until the mount goes away; then close it."""
-    overlay = Overlay(tree, timeout=options.timeout, writeback=options.writeback)
+    overlay = Overlay(tree, timeout=options.timeout, writeback=options.writeback, xattrs=options.xattrs)
     pyfuse3.trio = _Waiter(on_ready, on_idle)  # type: ignore[attr-defined]
     pyfuse3.init(overlay, f"/dev/fd/{device}", set())
     loop = pyfuse3.main(1, 1)

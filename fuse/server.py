@@ -16,6 +16,8 @@ from fuse.frames import FrameCache
 from fuse.ids import Owners, Range, owners
 from fuse.layers import Layer
 from fuse.mounting import Adapter, MountOptions, mount_fuse
+from fuse.override import CONTAINERS_XATTR
+from fuse.ownership import Ownership
 from fuse.syscalls import release_free_memory
 from fuse.tree import Tree
 from fuse.upper import UpperDirectory
@@ -23,6 +25,8 @@ from fuse.upper import UpperDirectory
 __all__ = ["Adapter", "MountOptions", "serve"]
 
 log = logging.getLogger("fuse")
+
+_STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class _Terminated(BaseException):
@@ -42,13 +46,16 @@ def serve(
     cache: FrameCache | None = None,
     layer_owners: Owners | None = None,
     upper_owners: Owners | None = None,
+    ownership: Ownership = Ownership.AUTO,
+    override: bytes = CONTAINERS_XATTR,
 ) -> bool:
     """Mount the overlay at `mountpoint` and serve it until the mount goes away or a signal ends it.
 
     Runs in a process of its own, whose umask, limits and signal handlers it sets; it needs no event loop. `lowers` are
     topmost first and are closed in the end; `cache` is what their frames share, so that it can be emptied when nothing
     happens. `uidmap` and `gidmap` are (image id, id here, how many) and hold for the layers; the upper directory stores
-    ids as they are here. `layer_owners` and `upper_owners` say the same with more freedom.
+    ids as they are here. `layer_owners` and `upper_owners` say the same with more freedom. `ownership` and
+    `override` are those of `UpperDirectory`.
 
     `ready_fd` is closed after the byte "1", or after one line that says why there is no mount; the return value says
     which it was.
@@ -57,12 +64,12 @@ def serve(
     os.umask(0)
     _raise_file_limit()
     signal.set_wakeup_fd(-1)  # an event loop's, in the process that this one was forked from
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for number in _STOPS:
         signal.signal(number, _terminate)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     ready = _Ready(ready_fd)
     try:
-        top = None if upper is None else UpperDirectory(upper, upper if work is None else work)
+        top = None if upper is None else _open_upper(upper, work, ownership, override)
         tree = Tree(
             lowers,
             top,
@@ -81,6 +88,10 @@ def serve(
         ready.failed(f"cannot mount the overlay at {mountpoint}: {error}")
         return False
     return True
+
+
+def _open_upper(upper: str, work: str | None, ownership: Ownership, override: bytes) -> UpperDirectory:
+    return UpperDirectory(upper, upper if work is None else work, ownership=ownership, override=override)
 
 
 def _serve_tree(tree: Tree, mountpoint: str, options: MountOptions, ready: _Ready, cache: FrameCache | None) -> None:
@@ -133,6 +144,8 @@ class _Ready:
 
 
 def _terminate(_number: int, _frame: FrameType | None) -> None:
+    for number in _STOPS:
+        signal.signal(number, signal.SIG_IGN)  # a second one must not disturb the end
     raise _Terminated
 
 

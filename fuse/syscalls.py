@@ -61,6 +61,11 @@ if _statx is not None:
     _statx.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.c_char_p]
     _statx.restype = ctypes.c_int
 
+_PR_SET_PDEATHSIG = 1
+_prctl = _libc.prctl
+_prctl.argtypes = [ctypes.c_int, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong]
+_prctl.restype = ctypes.c_int
+
 _malloc_trim = getattr(_libc, "malloc_trim", None)  # glibc only
 if _malloc_trim is not None:
     _malloc_trim.argtypes = [ctypes.c_size_t]
@@ -111,6 +116,12 @@ def umount(target: bytes, flags: int = 0) -> None:
     if _umount2(target, flags) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), target)
+
+
+def end_with_parent(number: int) -> None:
+    """Be sent that signal when the thread that forked this process ends: prctl(2), PR_SET_PDEATHSIG."""
+    if _prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
 def release_free_memory() -> None:

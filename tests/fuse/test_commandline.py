@@ -1,0 +1,164 @@
+"""fuse-overlayfs's options, as they are read."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from fuse.commandline import WITHOUT_EFFECT, CommandLine, UsageError, parse
+from fuse.syscalls import MountFlag
+
+DEFAULT_FLAGS = MountFlag.NODEV | MountFlag.NOATIME
+
+
+def options(*more: str, root: bool = True) -> CommandLine:
+    return parse(["-o", ",".join(("lowerdir=/a,upperdir=/u,workdir=/w", *more)), "/m"], root=root)
+
+
+def test_a_mount_as_podman_asks_for_it() -> None:
+    words = ["-o", "lowerdir=/l/A:/l/B,upperdir=/c/diff,workdir=/c/work,volatile,nodev,fsync=0", "/c/merged"]
+    settings = parse(words, root=True)
+    assert settings.lowers == ["/l/A", "/l/B"]
+    assert (settings.upper, settings.work, settings.mountpoint) == ("/c/diff", "/c/work", "/c/merged")
+    assert not settings.durable
+    assert not settings.foreground
+    assert settings.allow_other
+    assert settings.flags == DEFAULT_FLAGS
+
+
+def test_a_mount_as_mount_8_asks_for_it() -> None:
+    settings = parse(["overlay", "/m", "-o", "rw,lowerdir=/a"])
+    assert (settings.fsname, settings.mountpoint) == ("overlay", "/m")
+
+
+def test_relative_paths_are_those_of_the_caller() -> None:
+    settings = parse(["-olowerdir=a:b/../c,upperdir=u,workdir=w", "m"])
+    here = os.getcwd()
+    assert settings.lowers == [f"{here}/a", f"{here}/b/../c"]
+    assert (settings.upper, settings.work, settings.mountpoint) == (f"{here}/u", f"{here}/w", f"{here}/m")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("lowerdir=/a:/b", ["/a", "/b"]),
+        ("lowerdir=/a\\:b:/c\\,d", ["/a:b", "/c,d"]),
+        ("lowerdir=/a\\\\:b:/c", ["/a:b", "/c"]),
+        ('lowerdir="/a,b:/c"', ["/a,b", "/c"]),
+        ("lowerdir=/a\\040b:/c\\072d", ["/a b", "/c:d"]),
+        ("lowerdir=/a\\\\b", ["/a\\b"]),
+        ("lowerdir=:/a::/b:", ["/a", "/b"]),
+        ("lowerdir=/a=b", ["/a=b"]),
+        ("lowerdir=/a,lowerdir+=/b:c,lowerdir+=/d\\,e", ["/a", "/b:c", "/d,e"]),
+        ("lowerdir+=/a", ["/a"]),
+        ("lowerdir=/a,lowerdir=/b", ["/b"]),
+    ],
+)
+def test_lists_of_lower_directories(text: str, expected: list[str]) -> None:
+    assert parse(["-o", text, "/m"]).lowers == expected
+
+
+def test_escapes_in_other_values() -> None:
+    settings = parse(["-o", "lowerdir=/a,upperdir=/u\\,v\\:x,workdir=/w:y,fsname=n\\\\m", "/m"])
+    assert (settings.upper, settings.work, settings.fsname) == ("/u,v:x", "/w:y", "n\\m")
+
+
+def test_quotes_and_maps() -> None:
+    settings = options('context="system_u:object_r:x:s0:c1,c2"', "uidmapping=:0:1000:1:1:1:99", "gidmapping=5:6:7")
+    uids, gids = settings.owners.uids, settings.owners.gids
+    assert [uids.shown(number) for number in (0, 1, 99, 100, 1000)] == [1000, 1, 99, 65534, 65534]
+    assert [uids.stored(number) for number in (1000, 99, 0)] == [0, 99, None]
+    assert (gids.shown(5), gids.stored(12), gids.stored(13)) == (6, 11, None)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_squash(order: int) -> None:
+    words = ["squash_to_root", "squash_to_uid=5", "uidmapping=0:1000:1"][::order]
+    owners = options(*words).owners
+    assert (owners.uids.shown(0), owners.uids.shown(77), owners.gids.shown(42)) == (5, 5, 0)
+    assert (owners.uids.stored(1000), owners.gids.stored(42)) == (0, 42)
+
+
+def test_switches() -> None:
+    settings = options()
+    assert (settings.durable, settings.writeback, settings.xattrs) == (True, True, True)
+    assert (settings.xattr_permissions, settings.verbose) == (0, False)
+    settings = options("fsync=0", "writeback=0", "noxattrs=1", "xattr_permissions=2", "timeout=0.5", "debug")
+    assert (settings.durable, settings.writeback, settings.xattrs) == (False, False, False)
+    assert (settings.xattr_permissions, settings.timeout) == (2, 0.5)
+    assert settings.foreground
+    assert settings.verbose
+    assert options("adapter=pyfuse3").adapter == "pyfuse3"
+    assert not options("sync=0").durable
+
+
+@pytest.mark.parametrize("word", ["-f", "-d", "--debug"])
+def test_the_foreground(word: str) -> None:
+    settings = parse([word, "-s", "-olowerdir=/a", "/m"])
+    assert settings.foreground
+    assert settings.verbose == (word != "-f")
+
+
+def test_flags_of_the_mount() -> None:
+    assert options(root=True).flags == DEFAULT_FLAGS
+    assert options(root=False).flags == DEFAULT_FLAGS | MountFlag.NOSUID
+    assert not options(root=False).allow_other
+    assert options("dev", "nosuid", "noexec", "ro").flags == (
+        MountFlag.NOATIME | MountFlag.NOSUID | MountFlag.NOEXEC | MountFlag.RDONLY
+    )
+    assert options("nosuid", "suid").flags == DEFAULT_FLAGS
+    assert parse(["-olowerdir=/a", "/m"], root=True).flags == DEFAULT_FLAGS | MountFlag.RDONLY
+
+
+@pytest.mark.parametrize("option", sorted(WITHOUT_EFFECT))
+def test_what_has_no_effect_here(option: str) -> None:
+    settings = options()
+    assert options(option) == settings
+    assert options(f"{option}=1") == settings
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ([], "no mountpoint"),
+        (["/m"], "no lowerdir"),
+        (["-o"], "-o needs"),
+        (["-o", "lowerdir=", "/m"], "no lowerdir"),
+        (["-o", "lowerdir=/a", "source", "/m", "/n"], "more than one mountpoint: /m, /n"),
+        (["-o", "lowerdir=/a,bogus=1", "/m"], "unknown option bogus=1"),
+        (["-o", "lowerdir=/a,uperdir=/u", "/m"], "unknown option uperdir=/u"),
+        (["-o", "lowerdir=/a,upperdir=/u", "/m"], "needs a workdir"),
+        (["-o", "lowerdir=/a,upperdir=,workdir=/w", "/m"], "upperdir is empty"),
+        (["-o", "lowerdir=//plugin/data:/a", "/m"], "names a plugin"),
+        (["-o", "lowerdir=/a,plugins=/x.so", "/m"], "plugins are not offered"),
+        (["-o", "lowerdir=/a\0b", "/m"], "NUL"),
+        (["-o", "lowerdir=/a", ""], "mountpoint is empty"),
+        (["-o", "lowerdir=/a,uidmapping=1:2", "/m"], "not a list"),
+        (["-o", "lowerdir=/a,uidmapping=", "/m"], "not a list"),
+        (["-o", "lowerdir=/a,gidmapping=0:x:1", "/m"], "not a number"),
+        (["-o", "lowerdir=/a,gidmapping=0:4294967295:2", "/m"], "leads nowhere"),
+        (["-o", "lowerdir=/a,gidmapping=0:0:0", "/m"], "leads nowhere"),
+        (["-o", "lowerdir=/a,squash_to_uid=-1", "/m"], "not a number"),
+        (["-o", "lowerdir=/a,squash_to_gid=99999999999999999999", "/m"], "not a number"),
+        (["-o", "lowerdir=/a,timeout=x", "/m"], "not a number of seconds"),
+        (["-o", "lowerdir=/a,timeout=-1", "/m"], "not a number of seconds"),
+        (["-o", "lowerdir=/a,timeout=nan", "/m"], "not a number of seconds"),
+        (["-o", "lowerdir=/a,timeout=inf", "/m"], "not a number of seconds"),
+        (["-o", "lowerdir=/a,fsync=yes", "/m"], "neither 0 nor 1"),
+        (["-o", "lowerdir=/a,sync", "/m"], "sync is not offered"),
+        (["-o", "lowerdir=/a,xattr_permissions=3", "/m"], "none of 0, 1 and 2"),
+        (["-o", "lowerdir=/a,redirect_dir=on", "/m"], "only off"),
+        (["-o", "lowerdir=/a,xino=on", "/m"], "xino=on is not offered"),
+        (["-o", "lowerdir=/a,ino32_t", "/m"], "ino32_t"),
+        (["-o", "lowerdir=/a,allow_root", "/m"], "allow_root is not offered"),
+        (["-o", "lowerdir=/a,adapter=libfuse", "/m"], "none of auto, device, pyfuse3"),
+        (["-o", "lowerdir=/a,fsname", "/m"], "fsname needs a value"),
+        (["--bogus", "/m"], "unknown option --bogus"),
+    ],
+)
+def test_mistakes(words: list[str], reason: str) -> None:
+    with pytest.raises(UsageError) as error:
+        parse(words)
+    assert reason in str(error.value)
+    assert "\n" not in str(error.value)
