@@ -100,6 +100,7 @@ class CopyUp:
                 self._finish(place, attributes, scratch, fd)
                 if self._durable and attributes.size and not truncate:
                     os.fsync(target)
+                    self._upper.sync()
             finally:
                 os.close(target)
             return
