@@ -15,14 +15,15 @@ from fuse.layers import Place
 def merge_name(stack: Sequence[Place], name: bytes) -> tuple[Place, ...]:
     """Where a name is found below a directory's places, topmost first: one file, or directories; empty if nowhere."""
     merged: list[Place] = []
-    for directory in stack:
+    last = len(stack) - 1
+    for depth, directory in enumerate(stack):
         place = directory.layer.find(directory.ref, name)
         if place is None:
             continue
         if not stat.S_ISDIR(place.mode):
             return (place,) if place.mode and not merged else tuple(merged)
         merged.append(place)
-        if place.layer.opaque(place.ref):
+        if depth != last and place.layer.opaque(place.ref):
             break
     return tuple(merged)
 

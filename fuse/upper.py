@@ -26,6 +26,9 @@ from fuse.whiteout import OPAQUE_MARKER, OPAQUE_VALUE, OPAQUE_XATTR, WHITEOUT_PR
 _NAMES = b".names"
 """Ends the name of a list of names that a file in the work directory is about to get."""
 
+CAPABILITY_XATTR = b"security.capability"
+"""The kernel asks for it before it lets anybody write."""
+
 _UNSUPPORTED = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 
@@ -120,14 +123,15 @@ class UpperDirectory(DirectoryLayer):
         """Make any file in the work directory: its inode number and attributes."""
         fd = self._work_fd
         if stat.S_IFMT(mode) in (stat.S_IFDIR, stat.S_IFLNK):
-            self._make(scratch, mode & ~0o077, target, fd)
+            self._make(scratch, stat.S_IFMT(mode) | 0o700, target, fd)
         else:
             self.mknod(scratch, mode, rdev, dir_fd=fd)
         self.give(scratch, uid, gid, mode, rdev, dir_fd=fd)
         status = os.stat(scratch, dir_fd=fd, follow_symlinks=False)
-        if self._overrides is None:
-            return status.st_ino, from_stat(status)
-        return status.st_ino, self._overrides.attributes(b"/proc/self/fd/%d/%s" % (fd, scratch), status)
+        found = from_stat(status)
+        if self._overrides is not None and (self.ownership is not Ownership.REAL or stat.S_IFMT(found.mode ^ mode)):
+            found = Override(uid, gid, mode, rdev).over(found)
+        return status.st_ino, found
 
     @staticmethod
     def _make(path: bytes, mode: int, target: bytes, fd: int) -> None:
@@ -188,13 +192,13 @@ class UpperDirectory(DirectoryLayer):
 
     # Owners, modes and types.
 
-    def look(self, directory: bytes, path: bytes) -> tuple[int, Attributes] | None:
-        """The inode number and attributes of a file in a directory; None if there is none, or a whiteout."""
+    def look(self, path: bytes) -> tuple[int, Attributes] | None:
+        """The inode number and attributes of a file; None if there is none, or a whiteout."""
         try:
             status = os.stat(path, dir_fd=self._fd, follow_symlinks=False)
         except FileNotFoundError:
             return None
-        if self._is_whiteout(status, directory, path):
+        if self._is_whiteout(status, path):
             return None
         if self._overrides is None:
             return status.st_ino, from_stat(status)
@@ -261,7 +265,10 @@ class UpperDirectory(DirectoryLayer):
                     gid=override.gid if gid == -1 else gid,
                     mode=without_set_id(override.mode),
                 )
-                overrides.put(self.for_xattrs(path), stat.S_IFMT(before.st_mode), override, follow=follow)
+                where = self.for_xattrs(path)
+                overrides.put(where, stat.S_IFMT(before.st_mode), override, follow=follow)
+                if stat.S_ISREG(before.st_mode):
+                    _remove_capabilities(where, follow=follow)
                 return
         os.chown(path, uid, gid, dir_fd=self._fd, follow_symlinks=follow)
 
@@ -445,6 +452,15 @@ def without_set_id(mode: int) -> int:
     if stat.S_ISDIR(mode):
         return mode
     return mode & ~(stat.S_ISUID | (stat.S_ISGID if mode & stat.S_IXGRP else 0))
+
+
+def _remove_capabilities(path: bytes, *, follow: bool) -> None:
+    """As chown(2) of a real file does."""
+    try:
+        os.removexattr(path, CAPABILITY_XATTR, follow_symlinks=follow)
+    except OSError as error:
+        if error.errno not in (errno.ENODATA, *_UNSUPPORTED):
+            raise
 
 
 def _bearer(kind: int) -> int:

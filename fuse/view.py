@@ -22,13 +22,10 @@ from fuse.layers.archive import ArchiveLayer
 from fuse.layers.directory import DirectoryFile
 from fuse.merge import merge_name, merge_names
 from fuse.ownership import Ownership
-from fuse.upper import UpperDirectory
+from fuse.upper import CAPABILITY_XATTR, UpperDirectory
 from fuse.whiteout import is_reserved_name, shown_xattr, stored_xattr
 
 NAME_MAX = 255
-
-CAPABILITY_XATTR = b"security.capability"
-"""The kernel asks for it before it lets anybody write."""
 
 OPEN_FILES = 256
 """How many files that nobody opened are kept open after they were read or written."""
@@ -144,7 +141,7 @@ class View:
         else:
             upper = self._writable()
             path = self._path_of(directory, name)
-            found = upper.look(self._path(directory), path)
+            found = upper.look(path)
             if found is None:
                 fail(errno.ENOENT)
             ident, attributes = found

@@ -16,10 +16,15 @@ OPAQUE_XATTR = b"user.overlay.opaque"
 OPAQUE_XATTRS = (OPAQUE_XATTR, b"user.fuseoverlayfs.opaque", b"trusted.overlay.opaque")
 
 WHITEOUT_XATTRS = (b"user.overlay.whiteout", b"trusted.overlay.whiteout")
-"""An empty regular file with one of these is a whiteout, in a directory whose opaque attribute is b"x" (Linux 6.7)."""
+"""An empty regular file with one of these is a whiteout (Linux 6.7); its directory has the opaque value b"x"."""
+
+REDIRECT_XATTRS = (b"user.overlay.redirect", b"trusted.overlay.redirect")
+"""A directory that was renamed by an overlay with redirect_dir=on: what is below it has another name."""
+
+METACOPY_XATTRS = (b"user.overlay.metacopy", b"trusted.overlay.metacopy")
+"""A file of which an overlay with metacopy=on has copied up the attributes only: its data is elsewhere."""
 
 OPAQUE_VALUE = b"y"
-WHITEOUTS_INSIDE_VALUE = b"x"
 
 _PRIVATE_PREFIXES = (b"user.fuseoverlayfs.", b"trusted.overlay.", b"user.containers.")
 _ESCAPED_PREFIX = b"user.overlay.overlay."

@@ -9,19 +9,24 @@ from collections.abc import Iterator
 
 from fuse.attributes import Attributes, from_stat
 from fuse.entry import Extent
+from fuse.errors import LayerError
 from fuse.layers import Buffer, Place
 from fuse.layers.links import HardLinks
 from fuse.ownership import Overrides, Ownership
 from fuse.whiteout import (
+    METACOPY_XATTRS,
     OPAQUE_MARKER,
     OPAQUE_VALUE,
     OPAQUE_XATTRS,
+    REDIRECT_XATTRS,
     WHITEOUT_PREFIX,
     WHITEOUT_XATTRS,
-    WHITEOUTS_INSIDE_VALUE,
 )
 
 _NO_XATTRS = (errno.EOPNOTSUPP, errno.ENOSYS)
+_OPAQUE, _REDIRECT, _METACOPY, _WHITEOUT = (
+    frozenset(map(os.fsdecode, names)) for names in (OPAQUE_XATTRS, REDIRECT_XATTRS, METACOPY_XATTRS, WHITEOUT_XATTRS)
+)
 
 
 class DirectoryLayer:
@@ -56,7 +61,7 @@ class DirectoryLayer:
             status = os.stat(path, dir_fd=self._fd, follow_symlinks=False)
         except FileNotFoundError:
             return self._dotted_whiteout(directory, name)
-        if self._is_whiteout(status, directory, path):
+        if self._is_whiteout(status, path):
             return Place(self, path, 0, status.st_ino)
         mode = status.st_mode if self._overrides is None else self._overrides.mode(self._proc + path, status)
         return Place(self, path, mode, status.st_ino)
@@ -74,7 +79,7 @@ class DirectoryLayer:
                     continue
                 path = _join(directory, name)
                 status = os.stat(name, dir_fd=fd, follow_symlinks=False)
-                if self._is_whiteout(status, directory, path):
+                if self._is_whiteout(status, path):
                     mode = 0
                 else:
                     mode = status.st_mode if overrides is None else overrides.mode(self._proc + path, status)
@@ -97,13 +102,17 @@ class DirectoryLayer:
             os.close(fd)
 
     def opaque(self, directory: bytes) -> bool:
-        if self._opaque_value(directory) == OPAQUE_VALUE:
-            return True
-        try:
-            os.stat(_join(directory, OPAQUE_MARKER), dir_fd=self._fd, follow_symlinks=False)
-        except FileNotFoundError:
-            return False
-        return True
+        """LayerError where what is below a directory has another name: that is not followed."""
+        names = self._xattr_names(directory)
+        if names:
+            if any(self._maybe_xattr(directory, name) == OPAQUE_VALUE for name in _OPAQUE.intersection(names)):
+                return True
+            if not _REDIRECT.isdisjoint(names):
+                raise LayerError(
+                    f"{os.fsdecode(self.path)}/{os.fsdecode(directory)} was renamed by an overlay with "
+                    "redirect_dir=on, which cannot be followed here"
+                )
+        return self._is_there(_join(directory, OPAQUE_MARKER)) or self._is_there(_whiteout_of(directory))
 
     def implicit(self, directory: bytes) -> bool:
         return False
@@ -136,13 +145,22 @@ class DirectoryLayer:
         )
 
     def open(self, ref: bytes) -> DirectoryFile:
-        return DirectoryFile(os.open(ref, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._fd))
+        """LayerError for a file whose data is in another layer."""
+        fd = os.open(ref, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._fd)
+        status = os.fstat(fd)
+        if status.st_blocks == 0 and status.st_size and not _METACOPY.isdisjoint(self._xattr_names(ref)):
+            os.close(fd)
+            raise LayerError(
+                f"{os.fsdecode(self.path)}/{os.fsdecode(ref)} has its data elsewhere (an overlay with metacopy=on made "
+                "it), where it cannot be found from here"
+            )
+        return DirectoryFile(fd)
 
     def close(self) -> None:
         os.close(self._fd)
 
     def _dotted_whiteout(self, directory: bytes, name: bytes) -> Place | None:
-        path = _join(directory, WHITEOUT_PREFIX + name)
+        path = _whiteout_of(_join(directory, name))
         try:
             status = os.stat(path, dir_fd=self._fd, follow_symlinks=False)
         except FileNotFoundError:
@@ -153,23 +171,33 @@ class DirectoryLayer:
             raise
         return Place(self, path, 0, status.st_ino)
 
-    def _is_whiteout(self, status: os.stat_result, directory: bytes, path: bytes) -> bool:
+    def _is_whiteout(self, status: os.stat_result, path: bytes) -> bool:
         if stat.S_ISCHR(status.st_mode):
             return status.st_rdev == 0
         if status.st_size or not stat.S_ISREG(status.st_mode):
             return False
-        if self._opaque_value(directory) != WHITEOUTS_INSIDE_VALUE:
+        return not _WHITEOUT.isdisjoint(self._xattr_names(path))
+
+    def _is_there(self, path: bytes) -> bool:
+        try:
+            os.stat(path, dir_fd=self._fd, follow_symlinks=False)
+        except FileNotFoundError:
             return False
-        return any(self._maybe_xattr(path, name) is not None for name in WHITEOUT_XATTRS)
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            return False
+        return True
 
-    def _opaque_value(self, directory: bytes) -> bytes | None:
-        for name in OPAQUE_XATTRS:
-            value = self._maybe_xattr(directory, name)
-            if value is not None:
-                return value
-        return None
+    def _xattr_names(self, path: bytes) -> list[str]:
+        try:
+            return os.listxattr(self._proc + path, follow_symlinks=False)
+        except OSError as error:
+            if error.errno in _NO_XATTRS:
+                return []
+            raise
 
-    def _maybe_xattr(self, path: bytes, name: bytes) -> bytes | None:
+    def _maybe_xattr(self, path: bytes, name: str) -> bytes | None:
         try:
             return os.getxattr(self._proc + path, name, follow_symlinks=False)
         except OSError as error:
@@ -210,6 +238,12 @@ class DirectoryFile:
 
     def close(self) -> None:
         os.close(self.fd)
+
+
+def _whiteout_of(path: bytes) -> bytes:
+    """The name of the file that says that a path is deleted from the layers below."""
+    parent, slash, name = path.rpartition(b"/")
+    return parent + slash + WHITEOUT_PREFIX + name
 
 
 def _join(directory: bytes, name: bytes) -> bytes:
