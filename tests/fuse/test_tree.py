@@ -16,6 +16,8 @@ from fuse.entry import Entry
 from fuse.inodes import Directory, Inode
 from fuse.layers import Layer
 from fuse.layers.directory import DirectoryLayer
+from fuse.ledger import LEDGER
+from fuse.ownership import Ownership
 from fuse.tree import Tree
 from fuse.upper import UpperDirectory
 from tests.fuse.archives import archive, hardlink
@@ -78,8 +80,10 @@ class Overlay:
         *,
         archives: bool,
         upper: type[UpperDirectory] = UpperDirectory,
+        ownership: Ownership = Ownership.REAL,
     ) -> None:
         self.upper = upper
+        self.ownership = ownership
         self.folder = folder
         self.specs = specs
         self.archives = archives
@@ -100,7 +104,10 @@ class Overlay:
                 made.append(archive(self.folder, f"{self.mounts}-{number}", _entries(b"", spec)))
             else:
                 made.append(DirectoryLayer(f"{self.folder}/layer{number}"))
-        self.tree = Tree(made, self.upper(self.folder + "/upper", self.folder + "/work"))
+        self.tree = Tree(made, self.open_upper())
+
+    def open_upper(self) -> UpperDirectory:
+        return self.upper(self.folder + "/upper", self.folder + "/work", ownership=self.ownership)
 
     def parent(self, path: bytes) -> tuple[Directory, bytes]:
         *parents, name = path.split(b"/")
@@ -225,13 +232,24 @@ def outcome(action: object, *arguments: object) -> int:
 
 
 @settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
-@given(specs=layers, steps=st.lists(changes, max_size=12), archives=st.booleans(), plain=st.booleans())
+@given(
+    specs=layers,
+    steps=st.lists(changes, max_size=12),
+    archives=st.booleans(),
+    plain=st.booleans(),
+    ownership=st.sampled_from([Ownership.REAL, Ownership.XATTR, Ownership.FILE]),
+)
 def test_it_does_what_the_model_does(
-    specs: list[dict[bytes, object]], steps: list[tuple[object, ...]], archives: bool, plain: bool
+    specs: list[dict[bytes, object]],
+    steps: list[tuple[object, ...]],
+    archives: bool,
+    plain: bool,
+    ownership: Ownership,
 ) -> None:
     with tempfile.TemporaryDirectory(prefix="rc-tree-") as folder:
         before = len(os.listdir("/proc/self/fd"))
-        overlay = Overlay(folder, specs, archives=archives, upper=PlainUpper if plain else UpperDirectory)
+        upper = PlainUpper if plain else UpperDirectory
+        overlay = Overlay(folder, specs, archives=archives, upper=upper, ownership=ownership)
         model = Model(specs)
         compare(overlay, model)
         for step in steps:
@@ -244,7 +262,7 @@ def test_it_does_what_the_model_does(
         compare(overlay, model)
         overlay.forget()
         overlay.tree.close()
-        assert os.listdir(folder + "/work") == []
+        assert set(os.listdir(folder + "/work")) <= {LEDGER.decode()}
         assert len(os.listdir("/proc/self/fd")) == before
 
 
@@ -331,9 +349,14 @@ hard = st.lists(
     steps=st.lists(changes, max_size=8),
     top=st.dictionaries(names, leaves, max_size=1),
     packed=st.booleans(),
+    ownership=st.sampled_from([Ownership.REAL, Ownership.FILE]),
 )
 def test_hard_links_of_a_layer_stay_together(
-    links: list[list[bytes]], steps: list[tuple[object, ...]], top: dict[bytes, object], packed: bool
+    links: list[list[bytes]],
+    steps: list[tuple[object, ...]],
+    top: dict[bytes, object],
+    packed: bool,
+    ownership: Ownership,
 ) -> None:
     """The same with files of several names in the lowest layer."""
     spec: dict[bytes, object] = {}
@@ -366,7 +389,7 @@ def test_hard_links_of_a_layer_stay_together(
                 archive(folder, "top", _entries(b"", top)),
                 archive(folder, "low", entries) if packed else DirectoryLayer(folder + "/directory"),
             ]
-            overlay.tree = Tree(made, UpperDirectory(folder + "/upper", folder + "/work"))
+            overlay.tree = Tree(made, UpperDirectory(folder + "/upper", folder + "/work", ownership=ownership))
 
         overlay.mount = mount  # type: ignore[method-assign]
         overlay.mount()
