@@ -22,7 +22,7 @@ class IdMap:
     squash: int | None = None
     """The id that every file shows, whatever is stored."""
     overflow: int | None = None
-    """What an id outside the ranges shows, where that is settled."""
+    """What an id outside the ranges shows, and is stored as, where that is settled."""
 
     @property
     def identity(self) -> bool:
@@ -43,11 +43,11 @@ class IdMap:
         return 0
 
     def stored(self, shown: int) -> int | None:
-        """What to store for an id that the kernel names; None outside the map."""
+        """What to store for an id that the kernel names; None outside the map, unless that is settled."""
         for first, show, size in self.ranges:
             if show <= shown < show + size:
                 return shown - show + first
-        return None
+        return self.overflow
 
 
 @dataclass(frozen=True, slots=True)

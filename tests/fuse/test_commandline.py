@@ -68,8 +68,8 @@ def test_quotes_and_maps() -> None:
     settings = options('context="system_u:object_r:x:s0:c1,c2"', "uidmapping=:0:1000:1:1:1:99", "gidmapping=5:6:7")
     uids, gids = settings.owners.uids, settings.owners.gids
     assert [uids.shown(number) for number in (0, 1, 99, 100, 1000)] == [1000, 1, 99, 65534, 65534]
-    assert [uids.stored(number) for number in (1000, 99, 0)] == [0, 99, None]
-    assert (gids.shown(5), gids.stored(12), gids.stored(13)) == (6, 11, None)
+    assert [uids.stored(number) for number in (1000, 99, 0)] == [0, 99, 65534]
+    assert (gids.shown(5), gids.stored(12), gids.stored(13)) == (6, 11, 65534)
 
 
 @pytest.mark.parametrize("order", [1, -1])
