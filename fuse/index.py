@@ -128,6 +128,8 @@ class Index:
         if node.first + node.length > self._extent_count:
             raise self._damaged("extents are out of place")
         start = self._extents_at + node.first * EXTENT.size
+        if node.length == 1:
+            return (EXTENT.unpack_from(self._map, start),)
         return tuple(EXTENT.unpack_from(self._map, start + number * EXTENT.size) for number in range(node.length))
 
     def xattrs(self, node: Node) -> tuple[tuple[bytes, bytes], ...]:

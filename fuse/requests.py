@@ -371,7 +371,10 @@ class Requests:
 
     def _read(self, node: int, _length: int, _header: tuple[int, ...]) -> Reply:
         _, offset, size, _, _, _, _ = protocol.READ_IN.unpack_from(self.buffer, _BODY)
-        return self._tree.read_parts(self._inode(node), offset, size)
+        inode = self._inodes.get(node)
+        if inode is None:
+            return self._tree.glimpsed_parts(node, offset, size)
+        return self._tree.read_parts(inode, offset, size)
 
     def _write(self, node: int, length: int, _header: tuple[int, ...]) -> bytes:
         _, offset, size, flags, _, _, _ = protocol.WRITE_IN.unpack_from(self.buffer, _BODY)

@@ -87,6 +87,7 @@ class View:
         self._crowds = Crowds()
         self.glimpses = Glimpses(self._numbers.archives, self._numbers.archives_end)
         self._recalled: deque[Inode] = deque()
+        self._glimpsed: tuple[int, LayerFile] | None = None  # what `glimpsed_parts` read last
         self._shown = ShownIds(self._layer_owners.uids), ShownIds(self._layer_owners.gids)
         self._moves = 0  # how often directories got another path, by which the paths kept are known to hold
         self._unasked: OrderedDict[Inode, None] = OrderedDict()  # those open because of a read or write, oldest first
@@ -396,6 +397,17 @@ class View:
     def read(self, inode: Inode, offset: int, length: int) -> bytes:
         """Up to `length` bytes of a regular file, opened or not; fewer only at the end."""
         return (inode.file or self._open_unasked(inode)).pread(offset, length)
+
+    def glimpsed_parts(self, number: int, offset: int, length: int) -> list[Buffer]:
+        """The same of a file that the kernel had a glimpse of, which needs no `Inode` for that either; ESTALE."""
+        found = self.glimpses.where(number)
+        if found is None:
+            fail(errno.ESTALE)
+        last = self._glimpsed
+        if last is None or last[0] != number:
+            layer, node = found
+            last = self._glimpsed = number, layer.open(node)
+        return last[1].pread_parts(offset, length)
 
     def read_parts(self, inode: Inode, offset: int, length: int) -> list[Buffer]:
         """The same in pieces that are not copied."""

@@ -181,6 +181,8 @@ class ArchiveLayer:
 
     def open(self, ref: int) -> ArchiveFile:
         node = self._file(ref)
+        if not stat.S_ISREG(node.mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         return ArchiveFile(self._opened_data(), node.size, self._index.extents(node))
 
     def close(self) -> None:
