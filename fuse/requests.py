@@ -20,12 +20,10 @@ from collections.abc import Callable
 from fuse import protocol
 from fuse.errors import LayerError
 from fuse.inodes import ROOT_NUMBER, Directory, Inode
-from fuse.layers import Place
+from fuse.listings import Listings
 from fuse.mounting import MountOptions
 from fuse.protocol import Header, InitFlag, InitReply, InitRequest, Opcode, ProtocolError, SetattrFlag
-from fuse.snapshot import Snapshot
 from fuse.tree import Tree
-from fuse.view import Listing
 
 log = logging.getLogger("fuse")
 
@@ -39,7 +37,6 @@ _BODY = protocol.IN_HEADER.size
 _DONE = b""
 _MAX_PARTS = 1000
 """writev(2) takes 1024."""
-_PADDING = tuple(bytes(-length & 7) for length in range(8))
 _OUT = protocol.OUT_HEADER
 
 WANTED = (
@@ -83,14 +80,12 @@ class Requests:
         self._durable = options.durable
         self._xattrs = options.xattrs
         self._max_pages = max_pages
-        self._snapshots: dict[Directory, Snapshot] = {}
-        self._whole: dict[Directory, Place] = {}  # those being read that are in one place
+        self._listings = Listings(tree, self._valid, self._render)
         self._glimpsed = tree.glimpses.lookups
         size = max_pages * protocol.PAGE
         self.buffer = memoryview(mmap.mmap(-1, size + protocol.PAGE))
         self.started = False
         """Whether the kernel has introduced itself."""
-        self._names_open = True
         self._handlers: dict[int, tuple[Handler, int]] = {Opcode.INIT: (self._init, _BODY + 16)}
 
     def _serving(self) -> dict[int, tuple[Handler, int]]:
@@ -163,6 +158,10 @@ class Requests:
     def failure(self, number: int) -> bytes:
         """An answer to the request in the buffer that is nothing but an errno."""
         return _OUT.pack(16, -number, protocol.IN_HEADER.unpack_from(self.buffer)[2])
+
+    def rest(self) -> None:
+        """Nothing happens: give back memory that is not needed."""
+        self._listings.rest()
 
     # The beginning and the end.
 
@@ -252,8 +251,7 @@ class Requests:
             self._tree.glimpses.forget(node, lookups)
             return
         if inode.__class__ is Directory:
-            self._snapshots.pop(inode, None)
-            self._whole.pop(inode, None)
+            self._listings.forget(inode)
         self._tree.forget(inode, lookups)
 
     def _mknod(self, node: int, length: int, header: tuple[int, ...]) -> bytes:
@@ -298,7 +296,7 @@ class Requests:
     # Attributes.
 
     def _getattr(self, node: int, _length: int, _header: tuple[int, ...]) -> bytes:
-        inode = self._inode(node)
+        inode = self._tree.peek(node)
         return self._attr_prefix + (inode.reply or self._render(inode))[40:]
 
     def _setattr(self, node: int, _length: int, _header: tuple[int, ...]) -> bytes:
@@ -323,16 +321,16 @@ class Requests:
         return self._attr_prefix + (inode.reply or self._render(inode))[40:]
 
     def _readlink(self, node: int, _length: int, _header: tuple[int, ...]) -> bytes:
-        return self._tree.readlink(self._inode(node))
+        return self._tree.readlink(self._tree.peek(node))
 
     def _getxattr(self, node: int, length: int, _header: tuple[int, ...]) -> bytes:
         size, _ = protocol.GETXATTR_IN.unpack_from(self.buffer, _BODY)
         name = protocol.name_in(self.buffer, _BODY + protocol.GETXATTR_IN.size, length)
-        return _sized(self._tree.xattr(self._inode(node), name), size)
+        return _sized(self._tree.xattr(self._tree.peek(node), name), size)
 
     def _listxattr(self, node: int, _length: int, _header: tuple[int, ...]) -> bytes:
         size, _ = protocol.GETXATTR_IN.unpack_from(self.buffer, _BODY)
-        names = self._tree.xattr_names(self._inode(node))
+        names = self._tree.xattr_names(self._tree.peek(node))
         return _sized(b"".join([name + b"\0" for name in names]), size)
 
     def _setxattr(self, node: int, length: int, _header: tuple[int, ...]) -> bytes:
@@ -398,135 +396,13 @@ class Requests:
 
     # Directories.
 
-    def _snapshot(self, directory: Directory, offset: int) -> Snapshot:
-        snapshot = self._snapshots.get(directory)
-        if directory in self._whole:
-            place = self._whole.pop(directory)
-            before: Listing = [(name, (found,)) for name, found in place.layer.entries(place.ref)]
-            listing = self._tree.listing(directory)
-            snapshot = self._snapshots[directory] = Snapshot.continued(before, listing, directory.version)
-        elif snapshot is None:
-            snapshot = self._snapshots[directory] = Snapshot(self._tree.listing(directory), directory.version)
-        elif offset == 0 and snapshot.version != directory.version:
-            snapshot.refresh(self._tree.listing(directory), directory.version)
-        return snapshot
-
     def _readdir(self, node: int, _length: int, _header: tuple[int, ...]) -> bytes:
-        return b"".join(self._listed(node, plus=False))
+        _, offset, size, _, _, _, _ = protocol.READ_IN.unpack_from(self.buffer, _BODY)
+        return self._listings.read(self._directory(node), offset, size, plus=False)
 
     def _readdirplus(self, node: int, _length: int, _header: tuple[int, ...]) -> bytes:
-        return b"".join(self._listed(node, plus=True))
-
-    def _listed(self, node: int, *, plus: bool) -> list[bytes]:
-        """As much of a directory as the kernel has room for, none at its end.
-
-        Positions are 0 and 1 for "." and "..", then those of the snapshot plus 2.
-        """
         _, offset, size, _, _, _, _ = protocol.READ_IN.unpack_from(self.buffer, _BODY)
-        tree, directory = self._tree, self._directory(node)
-        whole = tree.whole(directory) if plus and directory not in self._snapshots else None
-        if whole is not None and (offset < 2 or directory in self._whole):
-            return self._listed_at_once(directory, whole, offset, size)
-        snapshot = self._snapshot(directory, offset)
-        entries = snapshot.entries
-        unchanged = snapshot.version == directory.version
-        children = directory.children
-        parts: list[bytes] = []
-        pack = protocol.DIRENT.pack
-        for position in range(offset, 2):
-            inode: Inode = directory.parent or tree.root if position else directory
-            if plus:
-                parts.append(inode.reply or self._render(inode))
-            parts.append(protocol.dirent(inode.number, position + 1, b".." if position else b".", stat.S_IFDIR >> 12))
-        size -= sum(map(len, parts))
-        fixed = protocol.DIRENT.size + 7 + (protocol.ENTRY_OUT.size if plus else 0)
-        for position in range(max(offset - 2, 0), len(entries)):
-            found = entries[position]
-            if found is None:
-                continue
-            name, places = found
-            length = len(name)
-            if size < (fixed + length & ~7):
-                return parts
-            known = children.get(name)
-            if known is None:
-                if unchanged and not plus:
-                    size -= fixed + length & ~7
-                    parts.append(pack(tree.number(places), position + 3, length, places[0].mode >> 12))
-                    parts.append(name + _PADDING[length & 7])
-                    continue
-                try:
-                    glimpse = tree.glimpse_at(directory, name, places) if unchanged else tree.glimpse(directory, name)
-                except FileNotFoundError:
-                    continue
-                if isinstance(glimpse, tuple):
-                    number, attributes = glimpse
-                    if plus:
-                        self._glimpsed[number] += 1
-                        parts.append(protocol.entry(number, self._valid, attributes))
-                    size -= fixed + length & ~7
-                    parts.append(pack(number, position + 3, length, attributes[0] >> 12))
-                    parts.append(name + _PADDING[length & 7])
-                    continue
-                known = glimpse
-            if plus:
-                try:
-                    parts.append(known.reply or self._render(known))
-                except (OSError, LayerError):
-                    tree.forget(known, 0)
-                    if not parts:
-                        raise
-                    return parts  # which the kernel has counted; the next request fails
-                known.lookups += 1
-            size -= fixed + length & ~7
-            parts.append(pack(known.number, position + 3, length, known.mode >> 12))
-            parts.append(name + _PADDING[length & 7])
-        if unchanged and not parts:
-            del self._snapshots[directory]
-        return parts
-
-    def _listed_at_once(self, directory: Directory, whole: Place, offset: int, size: int) -> list[bytes]:
-        """READDIRPLUS of a directory of one archive layer; it goes by the layer's own order, without a snapshot."""
-        tree, glimpsed, valid = self._tree, self._glimpsed, self._valid
-        self._whole[directory] = whole
-        parts: list[bytes] = []
-        pack, entry = protocol.DIRENT.pack, protocol.entry
-        for position in range(offset, 2):
-            inode: Inode = directory.parent or tree.root if position else directory
-            parts.append(inode.reply or self._render(inode))
-            parts.append(protocol.dirent(inode.number, position + 1, b".." if position else b".", stat.S_IFDIR >> 12))
-        size -= sum(map(len, parts))
-        fixed = protocol.DIRENT.size + 7 + protocol.ENTRY_OUT.size
-        position = max(offset, 2)
-        try:
-            for name, known, number, attributes in tree.rows(directory, whole, position - 2):
-                position += 1
-                if not number:
-                    continue
-                length = len(name)
-                taken = fixed + length & ~7
-                if size < taken:
-                    if known is not None:
-                        tree.forget(known, 0)
-                    return parts
-                if known is None:
-                    parts.append(entry(number, valid, attributes))
-                    glimpsed[number] += 1
-                    kind = attributes[0] >> 12
-                else:
-                    parts.append(known.reply or self._render(known))
-                    known.lookups += 1
-                    kind = known.mode >> 12
-                size -= taken
-                parts.append(pack(number, position, length, kind))
-                parts.append(name + _PADDING[length & 7])
-        except (OSError, LayerError):
-            if not parts:
-                raise
-            return parts  # which the kernel has counted; the next request fails
-        if not parts:
-            del self._whole[directory]
-        return parts
+        return self._listings.read(self._directory(node), offset, size, plus=True)
 
 
 def _sized(value: bytes, size: int) -> bytes:

@@ -245,6 +245,19 @@ class View:
             self._fade(self._recalled.popleft())
         return inode
 
+    def peek(self, number: int) -> Inode:
+        """The file of that number, to ask something about it: an `Inode` that is held by nobody will do. ESTALE."""
+        inode = self.inodes.get(number)
+        if inode is None:
+            found = self.glimpses.where(number)
+            if found is None:
+                fail(errno.ESTALE)
+            layer, node = found
+            assert isinstance(layer, ArchiveLayer)
+            place = layer.place(node)
+            inode = Inode(number, place.mode, None, b"", place)
+        return inode
+
     def _fade(self, inode: Inode) -> None:
         """A file that was recalled need not stay an object, if nothing has happened to it."""
         parent = inode.parent
@@ -267,6 +280,15 @@ class View:
         if directory.nameless:
             return []
         return list(merge_names(self._stack(directory)).items())
+
+    def order_below(self, directory: Directory) -> Listing | None:
+        """The names in the order that a directory has as long as it is one archive layer's alone, if it ever was."""
+        if len(directory.lowers) != 1 or not directory.upper or directory.nameless:
+            return None
+        place = directory.lowers[0]
+        if place.layer.span is None:
+            return None
+        return [(name, (found,)) for name, found in place.layer.entries(place.ref)]
 
     def adopt(self, directory: Directory, name: bytes, places: tuple[Place, ...]) -> Inode:
         """The file at places that `listing` or a merge found."""
