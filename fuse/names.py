@@ -13,6 +13,7 @@ import stat
 from fuse.files import Files
 from fuse.inodes import Directory, Inode
 from fuse.layers import Place
+from fuse.layers.directory import DirectoryFile
 from fuse.view import NAME_MAX, fail
 from fuse.whiteout import is_reserved_name
 
@@ -161,16 +162,31 @@ class Names(Files):
 
     def _outlive(self, inode: Inode, path: bytes) -> None:
         """Before a name in the upper goes: see to it that the file can still be reached by those who hold it."""
-        if inode.others:
-            return
         upper = self._writable()
+        if inode.others:
+            if upper.on_nfs and inode.file is not None:
+                self._reopen(inode, path)
+            return
         if self._numbers.is_kept(inode.number) or upper.has_overrides:
             status = os.stat(path, dir_fd=upper.fd, follow_symlinks=False)
             if status.st_nlink == 1:
                 self._numbers.release(status.st_ino)
                 upper.vanishing(status.st_ino, path)
-        if inode.file is None and inode.anchor < 0 and inode.lookups > 0:
-            inode.anchor = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=upper.fd)
+        if inode.file is not None:
+            if upper.on_nfs:
+                self._reopen(inode, path)
+        elif inode.anchor < 0 and inode.lookups > 0:
+            inode.anchor = upper.anchor(path)
+
+    def _reopen(self, inode: Inode, path: bytes) -> None:
+        """Have a file open as its anchor would be, so that NFS leaves nothing in the place of its name."""
+        anchor = self._writable().anchor(path)
+        try:
+            flags = (os.O_RDWR if inode.writable else os.O_RDONLY) | os.O_CLOEXEC
+            reopened = os.open(b"/proc/self/fd/%d" % anchor, flags)
+        finally:
+            os.close(anchor)
+        self._replace_file(inode, DirectoryFile(reopened), writable=inode.writable)
 
     def _outlive_directory(self, inode: Directory, path: bytes) -> None:
         """The same for a directory: it may be somebody's working directory."""

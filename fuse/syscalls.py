@@ -6,6 +6,7 @@ import ctypes
 import errno
 import os
 import struct
+import sys
 from enum import IntFlag
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -52,6 +53,13 @@ _umount2 = _libc.umount2
 _umount2.argtypes = [ctypes.c_char_p, ctypes.c_int]
 _umount2.restype = ctypes.c_int
 
+_fstatfs = _libc.fstatfs
+_fstatfs.argtypes = [ctypes.c_int, ctypes.c_char_p]
+_fstatfs.restype = ctypes.c_int
+
+NFS = 0x6969
+"""What `file_system_type` says of NFS (statfs(2): NFS_SUPER_MAGIC)."""
+
 _AT_SYMLINK_NOFOLLOW = 0x100
 _STATX_BTIME = 0x800
 _STATX = struct.Struct("=I76xqI")  # stx_mask, stx_btime
@@ -95,6 +103,15 @@ def mount(source: bytes, target: bytes, kind: bytes, flags: MountFlag, data: byt
     if _mount(source, target, kind, flags, data) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), target)
+
+
+def file_system_type(fd: int) -> int:
+    """f_type of fstatfs(2)."""
+    buffer = ctypes.create_string_buffer(256)
+    if _fstatfs(fd, buffer) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return int.from_bytes(buffer.raw[: ctypes.sizeof(ctypes.c_long)], sys.byteorder)
 
 
 def birth_ns(path: bytes, *, follow: bool = False) -> int:

@@ -20,7 +20,7 @@ from fuse.attributes import Attributes, from_stat
 from fuse.layers.directory import DirectoryLayer
 from fuse.override import CONTAINERS_XATTR, PERMISSIONS, Override
 from fuse.ownership import Overrides, Ownership, real_mode, stand_ins, write_with, written_with
-from fuse.syscalls import RenameFlag, renameat2
+from fuse.syscalls import NFS, RenameFlag, file_system_type, renameat2
 from fuse.whiteout import OPAQUE_MARKER, OPAQUE_VALUE, OPAQUE_XATTR, WHITEOUT_PREFIX
 
 _NAMES = b".names"
@@ -51,6 +51,8 @@ class UpperDirectory(DirectoryLayer):
             raise OSError(
                 errno.EXDEV, "the work directory is not on the file system of the upper one", os.fsdecode(work)
             )
+        self.on_nfs = file_system_type(self._fd) == NFS
+        """There the kernel renames an open file that is removed (.nfs...), so that its directory is not empty."""
         self._serial = itertools.count()
         self._own = (os.geteuid(), os.getegid())
         self._clear_work()
@@ -289,6 +291,18 @@ class UpperDirectory(DirectoryLayer):
                     return
         os.chmod(path, mode & PERMISSIONS, dir_fd=self._fd)
 
+    def anchor(self, path: bytes) -> int:
+        """A descriptor (O_PATH) that stands for a file when this name of it is gone."""
+        flags = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+        if not self.on_nfs:
+            return os.open(path, flags, dir_fd=self._fd)
+        scratch = self.scratch()  # what NFS leaves of an open file is left in the work directory
+        self.link(path, scratch, dir_fd=self._work_fd)
+        try:
+            return os.open(scratch, flags, dir_fd=self._work_fd)
+        finally:
+            os.unlink(scratch, dir_fd=self._work_fd)
+
     def vanishing(self, number: int, path: bytes) -> None:
         """The last name of the file with that inode number is about to be removed."""
         if self._overrides is not None:
@@ -428,6 +442,9 @@ class UpperDirectory(DirectoryLayer):
         for name in os.listdir(work):
             if name.isdigit():
                 remove_tree(name, self._work_fd)
+            elif name.startswith(b".nfs"):
+                with suppress(OSError):  # EBUSY: somebody has it open yet, and it goes with them
+                    os.unlink(name, dir_fd=self._work_fd)
 
 
 class StoredUpper(DirectoryLayer):

@@ -9,12 +9,14 @@ import stat
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fuse import upper as upper_module
 from fuse.ids import IdMap, Owners
 from fuse.inodes import Directory, Inode
 from fuse.layers import Layer
@@ -22,7 +24,7 @@ from fuse.layers.directory import DirectoryLayer
 from fuse.ledger import LEDGER, Ledger
 from fuse.override import CONTAINERS_XATTR, detect
 from fuse.ownership import Ownership
-from fuse.syscalls import birth_ns
+from fuse.syscalls import NFS, birth_ns
 from fuse.tree import Tree
 from fuse.upper import StoredUpper, UpperDirectory
 from tests.fuse.archives import archive, directory, hardlink, regular, symlink
@@ -658,3 +660,39 @@ def test_devices_of_a_layer_can_be_changed_where_none_can_be_made(folder: str) -
         assert status.st_rdev == os.makedev(8, 300)
     assert stat.S_ISREG(os.stat(folder + "/upper/null").st_mode)
     assert os.stat(folder + "/upper/disc").st_uid == 0
+
+
+@pytest.mark.fuse
+@pytest.mark.userns
+@in_namespace
+def test_open_files_leave_nothing_in_their_directory_on_nfs(folder: str) -> None:
+    """There an open file is not removed but renamed; so it is held by a name in the work directory."""
+    with pytest.MonkeyPatch.context() as patch, ExitStack() as open_files:
+        patch.setattr(upper_module, "file_system_type", lambda fd: NFS)
+        root = open_files.enter_context(mounted(folder, [layer(folder)]))
+        os.mkdir(root + "/new")
+        with (
+            open(root + "/new/file", "w+") as file,
+            open(root + "/one", "r+") as hard,
+            open(root + "/new/file") as both,
+        ):
+            os.link(root + "/new/file", root + "/new/again")
+            for text in (file, hard):
+                text.write("written")
+                text.flush()
+            os.unlink(root + "/new/file")
+            os.unlink(root + "/new/again")
+            os.rename(root + "/two", root + "/one")
+            os.unlink(root + "/one")
+            os.rmdir(root + "/new")
+            file.seek(0)
+            assert (file.read(), both.read()) == ("written", "written")
+            file.write(" more")
+            file.flush()
+            assert both.read() == " more"
+            os.fchmod(file.fileno(), 0o604)
+            assert stat.S_IMODE(os.fstat(both.fileno()).st_mode) == 0o604
+            hard.seek(0)
+            assert hard.read() == "written"
+        assert sorted(os.listdir(folder + "/upper")) == ["one", "two"]
+        assert os.listdir(folder + "/work") == []

@@ -63,6 +63,10 @@ changes = st.one_of(
 class PlainUpper(UpperDirectory):
     """On a file system without device nodes and extended attributes, as NFS may be."""
 
+    def __init__(self, path: str, work: str, *, ownership: Ownership) -> None:
+        super().__init__(path, work, ownership=ownership)
+        self.on_nfs = True
+
     def _probe_devices(self) -> bool:
         return False
 
