@@ -40,7 +40,13 @@ def serve_device(
     `on_ready` is called after the first one, in which the kernel introduces itself.
     """
     try:
-        _serve(device, Requests(tree, options, max_pages=max_pages()), on_ready, on_idle)
+        requests = Requests(tree, options, max_pages=max_pages())
+
+        def rest() -> None:
+            requests.rest()
+            on_idle()
+
+        _serve(device, requests, on_ready, rest)
     finally:
         os.close(device)
 

@@ -14,7 +14,6 @@ import errno
 import logging
 import mmap
 import os
-import stat
 from collections.abc import Callable
 
 from fuse import protocol

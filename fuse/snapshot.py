@@ -25,7 +25,7 @@ class Snapshot:
 
     @classmethod
     def continued(cls, entries: Listing, listing: Listing, version: int) -> Snapshot:
-        """For a program that has read some of `entries`; meanwhile the directory became what `listing` says."""
+        """For programs that may have read some of `entries`; by now the directory is what `listing` says."""
         snapshot = cls(entries, version)
         snapshot._update(listing)
         return snapshot
