@@ -10,11 +10,25 @@ import mmap
 import os
 import stat
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import overload
 
 from fuse.entry import Entry, Extent
 from fuse.errors import LayerError
-from fuse.indexformat import EXTENT, HEADER, INODE_AT, INODE_FIELD, MAGIC, NAME_FIELDS, NODE, XATTR, Node
+from fuse.indexformat import (
+    EXTENT,
+    HEADER,
+    INODE_AT,
+    INODE_FIELD,
+    MAGIC,
+    NAME_FIELDS,
+    NAME_MAX,
+    NODE,
+    PATH_MAX,
+    XATTR,
+    XATTR_VALUE_MAX,
+    Node,
+)
 from fuse.indexwriter import IndexWriter
 
 __all__ = ["Entry", "Extent", "Index", "IndexWriter", "Node"]
@@ -121,16 +135,18 @@ class Index:
 
     def target(self, node: Node) -> bytes:
         """Where a symbolic link points."""
+        if node.length >= PATH_MAX:
+            raise self._damaged("a symbolic link is too long")
         return self.text(node.first, node.length)
 
-    def extents(self, node: Node) -> tuple[Extent, ...]:
-        """Where a regular file's data is."""
+    def extents(self, node: Node) -> Sequence[Extent]:
+        """Where a regular file's data is. Of a file with many extents they stay in the index."""
         if node.first + node.length > self._extent_count:
             raise self._damaged("extents are out of place")
         start = self._extents_at + node.first * EXTENT.size
         if node.length == 1:
             return (EXTENT.unpack_from(self._map, start),)
-        return tuple(EXTENT.unpack_from(self._map, start + number * EXTENT.size) for number in range(node.length))
+        return _Extents(self._map, start, node.length) if node.length else ()
 
     def xattrs(self, node: Node) -> tuple[tuple[bytes, bytes], ...]:
         if node.xattr_first + node.xattr_count > self._xattr_count:
@@ -139,6 +155,8 @@ class Index:
         found = []
         for number in range(node.xattr_count):
             name_at, name_length, at, length = XATTR.unpack_from(self._map, start + number * XATTR.size)
+            if name_length > NAME_MAX or length > XATTR_VALUE_MAX:
+                raise self._damaged("an extended attribute is too long")
             found.append((self.text(name_at, name_length), self.text(at, length)))
         return tuple(found)
 
@@ -165,11 +183,11 @@ class Index:
             gid=node.gid,
             size=node.size,
             mtime_ns=node.mtime_ns,
-            rdev=node.rdev,
+            rdev=0 if kind == stat.S_IFREG else node.rdev,
             target=self.target(node) if kind == stat.S_IFLNK else b"",
             hardlink=self.path(name.inode) if name.inode != number else None,
             xattrs=self.xattrs(node),
-            extents=self.extents(node) if kind == stat.S_IFREG else (),
+            extents=tuple(self.extents(node)) if kind == stat.S_IFREG else (),
             whiteout=node.whiteout,
             opaque=node.opaque,
             implicit=node.implicit,
@@ -200,3 +218,29 @@ class Index:
 
     def __repr__(self) -> str:
         return f"<Index {self._path} {self.count} nodes>"
+
+
+class _Extents(Sequence[Extent]):
+    """Extents that are unpacked when they are asked for: a sparse file may have a million."""
+
+    def __init__(self, stored: mmap.mmap, start: int, count: int) -> None:
+        self._stored = stored
+        self._start = start
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, number: int) -> Extent: ...
+
+    @overload
+    def __getitem__(self, number: slice) -> Sequence[Extent]: ...
+
+    def __getitem__(self, number: int | slice) -> Extent | Sequence[Extent]:
+        if isinstance(number, slice):
+            return [self[at] for at in range(*number.indices(self._count))]
+        if not 0 <= number < self._count:
+            raise IndexError(number)
+        logical, at, length = EXTENT.unpack_from(self._stored, self._start + number * EXTENT.size)
+        return logical, at, length

@@ -32,9 +32,16 @@ XATTR = struct.Struct("<IIII")
 
 WHITEOUT, OPAQUE, IMPLICIT = 1, 2, 4
 
+NAME_MAX = 255
+PATH_MAX = 4096
+XATTR_VALUE_MAX = 65536
+
 
 class Node(NamedTuple):
-    """One record. `first` and `length` are children of a directory, extents of a file, or a symlink target's place."""
+    """One record. `first` and `length` are children of a directory, extents of a file, or a symlink target's place.
+
+    `rdev` is of a device; of a regular file it is how many of its bytes are stored, which a sparse file has fewer of.
+    """
 
     name_at: int
     name_length: int

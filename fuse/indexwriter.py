@@ -7,14 +7,23 @@ import zlib
 
 from fuse.entry import Entry
 from fuse.errors import LayerError
-from fuse.indexformat import EXTENT, HEADER, IMPLICIT, MAGIC, NODE, OPAQUE, WHITEOUT, XATTR
+from fuse.indexformat import (
+    EXTENT,
+    HEADER,
+    IMPLICIT,
+    MAGIC,
+    NAME_MAX,
+    NODE,
+    OPAQUE,
+    PATH_MAX,
+    WHITEOUT,
+    XATTR,
+    XATTR_VALUE_MAX,
+)
 from fuse.whiteout import OPAQUE_MARKER, WHITEOUT_META_PREFIX, WHITEOUT_PREFIX
 
-NAME_MAX = 255
-PATH_MAX = 4096
 MAX_SYMLINKS = 40
 """As the kernel's limit: how many symbolic links the way to one name may pass through."""
-_XATTR_VALUE_MAX = 65536
 _MAX_HEAP = 0xFFFFFFFF
 _TIME_LIMIT = 2**63 - 1
 _KINDS = frozenset((stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO, stat.S_IFSOCK))
@@ -130,6 +139,7 @@ class IndexWriter:
         for number, name in enumerate(names):
             inode, entry = name.inode, name.inode.entry
             first = count = xattr_first = xattr_count = 0
+            rdev = entry.rdev
             kind = stat.S_IFMT(inode.mode)
             if name.children is not None:
                 first, count = first_child, len(name.children)
@@ -139,6 +149,7 @@ class IndexWriter:
                     first, count = place(entry.target), len(entry.target)
                 elif kind == stat.S_IFREG:
                     first, count = len(extents) // EXTENT.size, len(entry.extents)
+                    rdev = sum(length for _, _, length in entry.extents)
                     for extent in entry.extents:
                         extents += EXTENT.pack(*extent)
             if inode.number == number and entry.xattrs:
@@ -147,7 +158,7 @@ class IndexWriter:
                     xattrs += XATTR.pack(place(key), len(key), place(value), len(value))
             nodes += NODE.pack(
                 place(name.text), len(name.text), name.flags, numbers[id(name.parent)] if name.parent else 0,
-                inode.number, inode.mode, entry.uid, entry.gid, max(1, inode.nlink), entry.rdev, entry.size,
+                inode.number, inode.mode, entry.uid, entry.gid, max(1, inode.nlink), rdev, entry.size,
                 min(max(entry.mtime_ns, -_TIME_LIMIT), _TIME_LIMIT), first, count, xattr_first, xattr_count,
             )  # fmt: skip
         if len(heap) > _MAX_HEAP:
@@ -270,5 +281,5 @@ class IndexWriter:
                 raise LayerError(f"the data of {entry.path!r} in a layer is out of place")
             end = logical + length
         for key, value in entry.xattrs:
-            if not 0 < len(key) <= NAME_MAX or b"\0" in key or len(value) > _XATTR_VALUE_MAX:
+            if not 0 < len(key) <= NAME_MAX or b"\0" in key or len(value) > XATTR_VALUE_MAX:
                 raise LayerError(f"{entry.path!r} in a layer has a malformed extended attribute")

@@ -6,7 +6,7 @@ import bisect
 import errno
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 from fuse.attributes import Attributes
@@ -14,11 +14,12 @@ from fuse.entry import Extent
 from fuse.errors import LayerError
 from fuse.frames import FrameCache, FramesReader
 from fuse.index import Index
-from fuse.indexformat import WHITEOUT, Node
+from fuse.indexformat import NAME_MAX, WHITEOUT, Node
 from fuse.layers import Buffer, Place
 
 _NOT_NAMES = (b"", b".", b"..")
 _TYPE = 0o170000
+_INODE = Node._fields.index("inode")
 
 Row = tuple[int, bytes, Attributes | None]
 """(number of the node, name, what stat(2) shows); None instead of that for directories, whiteouts, and files of several
@@ -60,6 +61,7 @@ class ArchiveLayer:
         self._kind = kind
         self._cache = cache
         self._data: _PlainReader | FramesReader | None = None
+        self._links: dict[int, list[int]] | None = None
 
     @property
     def span(self) -> int | None:
@@ -90,7 +92,7 @@ class ArchiveLayer:
         for name_at, name_length, flags, parent, inode, mode, *_ in index.records(numbers):
             number += 1
             name = text(name_at, name_length)
-            if parent != directory or b"/" in name or name in _NOT_NAMES:
+            if parent != directory or name_length > NAME_MAX or b"/" in name or name in _NOT_NAMES:
                 raise self._misplaced(number)
             if flags & WHITEOUT:
                 mode, inode = 0, number
@@ -119,7 +121,7 @@ class ArchiveLayer:
         ):  # fmt: skip
             number += 1
             name = text(name_at, name_length)
-            if parent != directory or b"/" in name or name in _NOT_NAMES:
+            if parent != directory or name_length > NAME_MAX or b"/" in name or name in _NOT_NAMES:
                 raise self._misplaced(number)
             kind = mode & _TYPE
             if kind == stat.S_IFDIR or nlink != 1 or flags & WHITEOUT or inode != number:
@@ -127,7 +129,7 @@ class ArchiveLayer:
                 continue
             blocks = 0
             if kind == stat.S_IFREG:
-                blocks = (size + 511) >> 9 if length <= 1 else self.attributes(number).blocks
+                blocks, rdev = (min(rdev, size) + 511) >> 9, 0
             else:
                 size = length if kind == stat.S_IFLNK else 0
             fields = (mode, 1, uids[uid], gids[gid], rdev, size, blocks, time, time, time)
@@ -150,16 +152,14 @@ class ArchiveLayer:
     def attributes(self, ref: int) -> Attributes:
         node = self._file(ref)
         mode = node.mode
+        blocks, rdev = 0, node.rdev
         if stat.S_ISREG(mode):
             size = node.size
-            blocks = (size + 511) >> 9
-            if node.length > 1 and size:  # a sparse file
-                blocks = (sum(extent[2] for extent in self._index.extents(node)) + 511) >> 9
+            blocks, rdev = (min(rdev, size) + 511) >> 9, 0
         else:
             size = node.length if stat.S_ISLNK(mode) else 0
-            blocks = 0
         time = node.mtime_ns
-        return Attributes(mode, node.nlink, node.uid, node.gid, node.rdev, size, blocks, time, time, time)
+        return Attributes(mode, node.nlink, node.uid, node.gid, rdev, size, blocks, time, time, time)
 
     def readlink(self, ref: int) -> bytes:
         return self._index.target(self._file(ref))
@@ -176,8 +176,12 @@ class ArchiveLayer:
         raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
 
     def names(self, place: Place) -> list[bytes]:
-        index = self._index
-        return [index.path(number) for number in range(place.ident, index.count) if index.inode(number) == place.ident]
+        if self._links is None:
+            self._links = {}
+            for number, record in enumerate(self._index.records(range(self._index.count))):
+                if record[_INODE] != number:
+                    self._links.setdefault(record[_INODE], [record[_INODE]]).append(number)
+        return [self._index.path(number) for number in self._links.get(place.ident, (place.ident,))]
 
     def open(self, ref: int) -> ArchiveFile:
         node = self._file(ref)
@@ -219,36 +223,30 @@ class ArchiveLayer:
 class ArchiveFile:
     """A regular file in an archive."""
 
-    __slots__ = ("_data", "_extents", "_size", "_starts")
+    __slots__ = ("_at", "_data", "_extents", "_have", "_size")
 
-    def __init__(self, data: _PlainReader | FramesReader, size: int, extents: tuple[Extent, ...]) -> None:
+    def __init__(self, data: _PlainReader | FramesReader, size: int, extents: Sequence[Extent]) -> None:
         self._data = data
         self._size = size
         self._extents = extents
-        self._starts = [extent[0] for extent in extents] if len(extents) > 1 else []
+        self._at = self._have = 0  # of the data at the beginning of the file: nearly always that is all
+        if len(extents) == 1 and extents[0][0] == 0:
+            _, self._at, self._have = extents[0]
 
     def pread(self, offset: int, length: int) -> bytes:
-        size = self._size
-        if offset >= size:
-            return b""
-        length = min(length, size - offset)
-        if len(self._extents) == 1:
-            logical, at, have = self._extents[0]
-            if logical <= offset and offset + length <= logical + have:
-                return self._exactly(at + offset - logical, length)
-        return self._sparse(offset, length)
+        parts = self.pread_parts(offset, length)
+        return bytes(parts[0]) if len(parts) == 1 else b"".join(parts)
 
     def pread_parts(self, offset: int, length: int) -> list[Buffer]:
-        size = self._size
-        if offset < size and len(self._extents) == 1:
-            length = min(length, size - offset)
-            logical, at, have = self._extents[0]
-            if logical <= offset and offset + length <= logical + have:
-                parts = self._data.parts(at + offset - logical, length)
-                if sum(map(len, parts)) != length:
-                    raise LayerError("the data of a layer is cut short")
-                return parts
-        return [self.pread(offset, length)]
+        length = min(length, self._size - offset)
+        if length <= 0:
+            return []
+        if offset + length > self._have:
+            return [self._sparse(offset, length)]
+        parts = self._data.parts(self._at + offset, length)
+        if (len(parts[0]) if len(parts) == 1 else sum(map(len, parts))) != length:
+            raise _cut_short()
+        return parts
 
     def segments(self) -> Iterator[Extent]:
         return ((logical, 0, length) for logical, _, length in self._extents)
@@ -259,17 +257,24 @@ class ArchiveFile:
     def _sparse(self, offset: int, length: int) -> bytes:
         result = bytearray(length)
         end = offset + length
-        first = max(0, bisect.bisect_right(self._starts, offset) - 1) if self._starts else 0
-        for logical, at, have in self._extents[first:]:
+        extents = self._extents
+        first = max(0, bisect.bisect_right(extents, offset, key=_logical) - 1)
+        for number in range(first, len(extents)):
+            logical, at, have = extents[number]
             if logical >= end:
                 break
             start, stop = max(logical, offset), min(logical + have, end)
             if start < stop:
-                result[start - offset : stop - offset] = self._exactly(at + start - logical, stop - start)
+                data = self._data.pread(at + start - logical, stop - start)
+                if len(data) != stop - start:
+                    raise _cut_short()
+                result[start - offset : stop - offset] = data
         return bytes(result)
 
-    def _exactly(self, at: int, length: int) -> bytes:
-        data = self._data.pread(at, length)
-        if len(data) != length:
-            raise LayerError("the data of a layer is cut short")
-        return data
+
+def _logical(extent: Extent) -> int:
+    return extent[0]
+
+
+def _cut_short() -> LayerError:
+    return LayerError("the data of a layer is cut short")
