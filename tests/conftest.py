@@ -1,8 +1,8 @@
 """Tiers, leak checks, and the fixtures that every room uses.
 
-A test names what it needs by a marker (userns, nosub, fuse, tun, registry). Where this machine lacks it, the test is
-skipped and the reason names what is missing; in CI (the variable CI is set) that is a failure instead. Every test must
-leave this process as it found it: no descriptor, child or mount more (`tests/kit/leaks.py`).
+A test names what it needs by a marker (userns, nosub, fuse, tun, registry, podman). Where this machine lacks it, the
+test is skipped and the reason names what is missing; in CI (the variable CI is set) that is a failure instead. Every
+test must leave this process as it found it: no descriptor, child or mount more (`tests/kit/leaks.py`).
 """
 
 from __future__ import annotations

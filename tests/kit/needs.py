@@ -70,6 +70,12 @@ def _registry() -> str | None:
     return None
 
 
+def _podman() -> str | None:
+    if shutil.which("podman") is None:
+        return "podman, from the package of that name"
+    return None
+
+
 def _nosub() -> str | None:
     if os.geteuid() == 0 or subordinate_ranges("/etc/subuid"):
         return "a user without subordinate ids; contrib/test as root brings one"
@@ -82,6 +88,7 @@ _CHECKS: dict[str, Callable[[], str | None]] = {
     "fuse": _device("/dev/fuse"),
     "tun": _device("/dev/net/tun"),
     "registry": _registry,
+    "podman": _podman,
 }
 TIERS = tuple(_CHECKS)
 
