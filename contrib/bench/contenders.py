@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
 import subprocess
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal, Protocol
@@ -79,6 +81,8 @@ class Ours:
                     ready_fd=writing,
                     cache=cache,
                 )
+            except BaseException:  # noqa: BLE001  shown, then told by the status
+                traceback.print_exc()
             finally:
                 os._exit(status)
         os.close(writing)
@@ -148,11 +152,12 @@ def mounted(contender: Contender, stack: Stack, base: str) -> Iterator[Mounted]:
 
 
 def _stop(path: str, pid: int) -> None:
-    """What is still open in it, after a failure, ends with its server."""
+    """What is still open in it, after a failure, ends with its server; a server that died has taken its mount along."""
     try:
         umount(os.fsencode(path))
-    except OSError:
-        umount(os.fsencode(path), MNT_DETACH)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            umount(os.fsencode(path), MNT_DETACH)
         if pid:
             os.kill(pid, signal.SIGTERM)
     if pid:
