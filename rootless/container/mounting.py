@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Sequence
 
 from .. import syscalls
-from ..errors import HostError
+from ..errors import HostError, ImageError
 from ..image.model import Layer
 from ..image.store import Store
 from ..oci.digest import Digest
@@ -45,7 +45,7 @@ class Mounted:
 
 
 async def mount(container: Container, record: Record) -> Mounted:
-    """Mounts it at <live>/rootfs. Raises HostError with the reason when that fails."""
+    """Mounts it at <live>/rootfs. Raises HostError with the reason when that fails, ImageError for a damaged layer."""
     target = f"{container.live}/{ROOTFS}"
     os.makedirs(target, exist_ok=True)
     store = Store(container.settings.data)
@@ -87,6 +87,7 @@ async def _mount_fuse(container: Container, record: Record, store: Store, target
         )
     # Not at the top: an engine's first command rarely needs it, and would wait for it.
     import fuse.server
+    from fuse.errors import LayerError
     from fuse.frames import FrameCache
     from fuse.layers.archive import ArchiveLayer
 
@@ -94,9 +95,15 @@ async def _mount_fuse(container: Container, record: Record, store: Store, target
     layers = []
     for layer in reversed(layers_of(record)):
         path, kind = store.layer_data(layer)
-        layers.append(
-            ArchiveLayer(store.index_path(layer), path, "frames" if kind == "frames" else "plain", cache=cache)
-        )
+        try:
+            layers.append(
+                ArchiveLayer(store.index_path(layer), path, "frames" if kind == "frames" else "plain", cache=cache)
+            )
+        except (LayerError, OSError) as error:
+            raise ImageError(
+                f"cannot open layer {layer.diff_id.short}: {error}",
+                hint=f"remove {store.layer_path(layer)}; it is made again from the image",
+            ) from error
     ready, writing = os.pipe()
 
     def serve() -> None:
