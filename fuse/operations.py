@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, ReaddirToken, RequestContext, SetattrFields, StatvfsData
 
+from fuse.attributes import Attributes
 from fuse.errors import LayerError
 from fuse.inodes import ROOT_NUMBER, Directory, Inode
 from fuse.mounting import MountOptions
@@ -65,10 +66,10 @@ class Overlay(pyfuse3.Operations):  # type: ignore[misc]
     """Serves one tree. `timeout` is in seconds."""
 
     supports_dot_lookup = False
-    enable_writeback_cache = True
+    enable_writeback_cache = False
     enable_acl = False
 
-    def __init__(self, tree: Tree, *, timeout: float = FOREVER, writeback: bool = True, xattrs: bool = True) -> None:
+    def __init__(self, tree: Tree, *, timeout: float = FOREVER, writeback: bool = False, xattrs: bool = True) -> None:
         super().__init__()
         self._tree = tree
         self._timeout = timeout
@@ -83,13 +84,15 @@ class Overlay(pyfuse3.Operations):  # type: ignore[misc]
     def _entry(self, inode: Inode) -> EntryAttributes:
         entry: EntryAttributes | None = inode.reply
         if entry is None:
-            attributes = self._tree.attributes(inode)
-            entry = EntryAttributes()
-            entry.st_ino = inode.number
-            entry.entry_timeout = entry.attr_timeout = self._timeout
-            (entry.st_mode, entry.st_nlink, entry.st_uid, entry.st_gid, entry.st_rdev, entry.st_size, entry.st_blocks,
-             entry.st_atime_ns, entry.st_mtime_ns, entry.st_ctime_ns) = attributes  # fmt: skip
-            inode.reply = entry
+            entry = inode.reply = self._rendered(inode.number, self._tree.attributes(inode))
+        return entry
+
+    def _rendered(self, number: int, attributes: Attributes) -> EntryAttributes:
+        entry = EntryAttributes()
+        entry.st_ino = number
+        entry.entry_timeout = entry.attr_timeout = self._timeout
+        (entry.st_mode, entry.st_nlink, entry.st_uid, entry.st_gid, entry.st_rdev, entry.st_size, entry.st_blocks,
+         entry.st_atime_ns, entry.st_mtime_ns, entry.st_ctime_ns) = attributes  # fmt: skip
         return entry
 
     def _known(self, inode: Inode) -> EntryAttributes:
@@ -106,15 +109,20 @@ class Overlay(pyfuse3.Operations):  # type: ignore[misc]
     @handler
     def lookup(self, parent: int, name: bytes, _ctx: RequestContext) -> EntryAttributes:
         try:
-            inode = self._tree.lookup(self._tree.directory(parent), name)
+            found = self._tree.glimpse(self._tree.directory(parent), name)
         except FileNotFoundError:
             return self._missing
-        return self._known(inode)
+        if isinstance(found, Inode):
+            return self._known(found)
+        self._tree.glimpses.lookups[found[0]] += 1
+        return self._rendered(*found)
 
     async def forget(self, inodes: Sequence[tuple[int, int]]) -> None:
         for number, lookups in inodes:
             inode = self._tree.inodes.get(number)
-            if inode is not None and number != ROOT_NUMBER:
+            if inode is None:
+                self._tree.glimpses.forget(number, lookups)
+            elif number != ROOT_NUMBER:
                 self._tree.forget(inode, lookups)
 
     @handler
@@ -152,7 +160,7 @@ class Overlay(pyfuse3.Operations):  # type: ignore[misc]
 
     @handler
     def getattr(self, number: int, _ctx: RequestContext) -> EntryAttributes:
-        return self._entry(self._tree.inode(number))
+        return self._entry(self._tree.peek(number))
 
     @handler
     def setattr(
@@ -176,17 +184,17 @@ class Overlay(pyfuse3.Operations):  # type: ignore[misc]
 
     @handler
     def readlink(self, number: int, _ctx: RequestContext) -> bytes:
-        return self._tree.readlink(self._tree.inode(number))
+        return self._tree.readlink(self._tree.peek(number))
 
     @handler
     def getxattr(self, number: int, name: bytes, _ctx: RequestContext) -> bytes:
         self._check_xattrs()
-        return self._tree.xattr(self._tree.inode(number), name)
+        return self._tree.xattr(self._tree.peek(number), name)
 
     @handler
     def listxattr(self, number: int, _ctx: RequestContext) -> list[bytes]:
         self._check_xattrs()
-        return self._tree.xattr_names(self._tree.inode(number))
+        return self._tree.xattr_names(self._tree.peek(number))
 
     @handler
     def setxattr(self, number: int, name: bytes, value: bytes, _ctx: RequestContext) -> None:
@@ -283,12 +291,18 @@ class Overlay(pyfuse3.Operations):  # type: ignore[misc]
             inode = children.get(name)
             if inode is None:
                 if opened.version == directory.version:
-                    inode = tree.adopt(directory, name, places)
+                    found = tree.glimpse_at(directory, name, places)
                 else:
                     try:
-                        inode = tree.lookup(directory, name)
+                        found = tree.glimpse(directory, name)
                     except FileNotFoundError:
                         continue
+                if not isinstance(found, Inode):
+                    if not reply(token, name, self._rendered(*found), position + 3):
+                        return
+                    tree.glimpses.lookups[found[0]] += 1
+                    continue
+                inode = found
             if not reply(token, name, inode.reply or self._entry(inode), position + 3):
                 tree.forget(inode, 0)
                 return
