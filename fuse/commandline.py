@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 
 from fuse.ids import EVERY_ID, OVERFLOW_ID, IdMap, Owners, Range
 from fuse.mounting import NO_FLAGS, Adapter
+from fuse.override import CONTAINERS_XATTR, PRIVILEGED_XATTR
+from fuse.ownership import Ownership
 from fuse.protocol import FOREVER
 from fuse.syscalls import MountFlag
 
@@ -27,10 +29,11 @@ options of the overlay (-o):
   workdir=DIR             an empty directory on the file system of upperdir
   uidmapping=STORED:SHOWN:SIZE[:STORED:SHOWN:SIZE...], gidmapping=...
   squash_to_root, squash_to_uid=UID, squash_to_gid=GID
-  xattr_permissions=0|1|2 keep owners and modes in attributes: 1 security.fuseoverlayfs.override_stat,
-                          2 user.containers.override_stat (default 0: where they cannot be real)
+  xattr_permissions=0|1|2 keep owners and modes in an attribute of each file: 1 security.fuseoverlayfs.override_stat,
+                          2 user.containers.override_stat (default 0: really)
+  ownership=HOW           the same with more choice: real, xattr, file (beside), or auto, which finds out what works
   timeout=SECONDS         how long the kernel may keep names and attributes
-  writeback=0|1           whether the kernel collects writes (default 1)
+  writeback=0|1           whether the kernel collects writes (default 0)
   fsync=0|1, volatile     whether fsync reaches the disk (default 1)
   noxattrs=0|1            whether extended attributes are hidden (default 0)
   adapter=device|pyfuse3  how the kernel is spoken to (default device)
@@ -88,10 +91,13 @@ class CommandLine:
     owners: Owners = field(default_factory=Owners)
     flags: MountFlag = NO_FLAGS
     allow_other: bool = False
-    xattr_permissions: int = 0
+    ownership: Ownership = Ownership.REAL
+    """How a fresh upper directory keeps owners and modes; one that was written before decides itself."""
+    override: bytes = CONTAINERS_XATTR
+    """The attribute for that."""
     timeout: float = FOREVER
     """Seconds."""
-    writeback: bool = True
+    writeback: bool = False
     durable: bool = True
     xattrs: bool = True
     adapter: Adapter = "auto"
@@ -123,6 +129,7 @@ class _Parser:
             "squash_to_uid": self._squash_to,
             "squash_to_gid": self._squash_to,
             "xattr_permissions": self._xattr_permissions,
+            "ownership": self._ownership,
             "redirect_dir": self._redirect_dir,
             "xino": self._xino,
             "plugins": self._plugins,
@@ -233,7 +240,14 @@ class _Parser:
     def _xattr_permissions(self, key: str, value: str) -> None:
         if value not in ("0", "1", "2"):
             raise UsageError(f"{key}={value} is none of 0, 1 and 2")
-        self._settings.xattr_permissions = int(value)
+        self._settings.ownership = Ownership.REAL if value == "0" else Ownership.XATTR
+        self._settings.override = PRIVILEGED_XATTR if value == "1" else CONTAINERS_XATTR
+
+    def _ownership(self, key: str, value: str) -> None:
+        try:
+            self._settings.ownership = Ownership(value)
+        except ValueError:
+            raise UsageError(f"{key}={value} is none of {', '.join(how.value for how in Ownership)}") from None
 
     def _redirect_dir(self, key: str, value: str) -> None:
         if value not in ("off", "nofollow"):

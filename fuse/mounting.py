@@ -37,7 +37,9 @@ class MountOptions:
     allow_other: bool = True
     timeout: float = FOREVER
     """Seconds for which the kernel may keep what it was told."""
-    writeback: bool = True
+    writeback: bool = False
+    """Whether the kernel collects writes. It then asks for the attributes of each file again that was open, has times
+    to send after every change, and cannot be told of holes: all of that costs more than small writes do."""
     adapter: Adapter = "auto"
     xattrs: bool = True
     """Whether extended attributes are shown."""

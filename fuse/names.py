@@ -10,18 +10,19 @@ import errno
 import os
 import stat
 
-from fuse.files import Files
 from fuse.inodes import Directory, Inode
 from fuse.layers import Place
 from fuse.layers.directory import DirectoryFile
+from fuse.ownership import Ownership
+from fuse.ranges import Ranges
 from fuse.view import NAME_MAX, fail
 from fuse.whiteout import is_reserved_name
 
 _NOT_EMPTY = (errno.ENOTEMPTY, errno.EEXIST)  # rmdir(2) may say either
 
 
-class Names(Files):
-    """What `Files` can do, and names."""
+class Names(Ranges):
+    """What `Ranges` can do, and names."""
 
     def create(self, directory: Directory, name: bytes, mode: int, uid: int, gid: int) -> Inode:
         """Make a regular file and open it for reading and writing."""
@@ -40,6 +41,30 @@ class Names(Files):
 
     def symlink(self, directory: Directory, name: bytes, target: bytes, uid: int, gid: int) -> Inode:
         return self._make(directory, name, stat.S_IFLNK | 0o777, uid, gid, target=target)
+
+    def tmpfile(self, directory: Directory, mode: int, uid: int, gid: int) -> Inode:
+        """open(2) with O_TMPFILE: a regular file without a name, which `link` may give it one."""
+        upper = self._writable()
+        if upper.ownership is not Ownership.REAL:
+            fail(errno.EOPNOTSUPP)  # what is kept of owners elsewhere goes by names
+        parent = self.attributes(directory)
+        fd = os.open(b".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=upper.work_fd)
+        try:
+            if parent.mode & stat.S_ISGID:
+                gid = parent.gid
+            os.fchown(fd, self._stored(self._upper_owners.uids.stored(uid)),
+                      self._stored(self._upper_owners.gids.stored(gid)))  # fmt: skip
+            os.fchmod(fd, stat.S_IMODE(mode))
+            number = self._numbers.of(Place(upper, b"", stat.S_IFREG, os.fstat(fd).st_ino))
+            if number in self.inodes:
+                fail(errno.EAGAIN)
+        except BaseException:
+            os.close(fd)
+            raise
+        inode = Inode(number, stat.S_IFREG, None, b"", None)
+        inode.file, inode.writable = DirectoryFile(fd), True
+        self.inodes[number] = inode
+        return inode
 
     def link(self, inode: Inode, directory: Directory, name: bytes) -> Inode:
         """Give a file a further name."""

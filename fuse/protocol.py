@@ -296,10 +296,11 @@ def names_in(message: Buffer, start: int, end: int) -> tuple[bytes, bytes]:
     return parts[0], parts[1]
 
 
-def entry(number: int, valid: tuple[int, int], attributes: Attributes, block_size: int = PAGE) -> bytes:
+def entry(number: int, valid: tuple[int, int], attributes: Attributes, block_size: int = 16 * PAGE) -> bytes:
     """fuse_entry_out: a file and what stat(2) shows of it. `valid` is in seconds and nanoseconds.
 
-    Of a device number the kernel has 12 and 20 bits, and those are where glibc's makedev(3) has them.
+    `block_size` is what stdio(3) reads and writes at a time: each write(2) is a message to the server. Of a device
+    number the kernel has 12 and 20 bits, and those are where glibc's makedev(3) has them.
     """
     mode, nlink, uid, gid, rdev, size, blocks, atime, mtime, ctime = attributes
     seconds, nanoseconds = valid

@@ -34,6 +34,7 @@ Handler = Callable[[int, int, tuple[int, ...]], Reply]
 
 _BODY = protocol.IN_HEADER.size
 _DONE = b""
+_TIMES_KEPT = SetattrFlag.MTIME | SetattrFlag.CTIME | SetattrFlag.FH
 _MAX_PARTS = 1000
 """writev(2) takes 1024."""
 _OUT = protocol.OUT_HEADER
@@ -115,6 +116,12 @@ class Requests:
             Opcode.REMOVEXATTR: (self._removexattr, 2),
             Opcode.READDIR: (self._readdir, protocol.READ_IN.size),
             Opcode.READDIRPLUS: (self._readdirplus, protocol.READ_IN.size),
+            Opcode.FALLOCATE: (self._fallocate, protocol.FALLOCATE_IN.size),
+            Opcode.COPY_FILE_RANGE: (self._copy_file_range, protocol.COPY_FILE_RANGE_IN.size),
+            Opcode.COPY_FILE_RANGE_64: (self._copy_file_range_64, protocol.COPY_FILE_RANGE_IN.size),
+            Opcode.LSEEK: (self._lseek, protocol.LSEEK_IN.size),
+            Opcode.TMPFILE: (self._tmpfile, protocol.CREATE_IN.size),
+            Opcode.IOCTL: (self._ioctl, protocol.IOCTL_IN.size),
             Opcode.INTERRUPT: (self._interrupt, 8),
             Opcode.DESTROY: (self._destroy, 0),
         }
@@ -179,6 +186,8 @@ class Requests:
         if not flags & InitFlag.NO_OPENDIR_SUPPORT:
             self._handlers[Opcode.OPENDIR] = (self._opendir, _BODY + protocol.OPEN_IN.size)
             self._handlers[Opcode.RELEASEDIR] = (self._release, _BODY)
+        if flags & InitFlag.WRITEBACK_CACHE:  # what the kernel has not written yet would look like a hole here
+            del self._handlers[Opcode.LSEEK]
         if not self._xattrs:
             for opcode in (Opcode.SETXATTR, Opcode.GETXATTR, Opcode.LISTXATTR, Opcode.REMOVEXATTR):
                 del self._handlers[opcode]
@@ -258,6 +267,11 @@ class Requests:
         name = protocol.name_in(self.buffer, _BODY + protocol.MKNOD_IN.size, length)
         return self._known(self._tree.mknod(self._directory(node), name, mode, rdev, header[4], header[5]))
 
+    def _tmpfile(self, node: int, _length: int, header: tuple[int, ...]) -> bytes:
+        _flags, mode, _umask, _ = protocol.CREATE_IN.unpack_from(self.buffer, _BODY)
+        inode = self._tree.tmpfile(self._directory(node), mode, header[4], header[5])
+        return self._known(inode) + protocol.OPEN_OUT.pack(0, protocol.FOPEN_KEEP_CACHE, 0)
+
     def _mkdir(self, node: int, length: int, header: tuple[int, ...]) -> bytes:
         mode, _umask = protocol.MKDIR_IN.unpack_from(self.buffer, _BODY)
         name = protocol.name_in(self.buffer, _BODY + protocol.MKDIR_IN.size, length)
@@ -311,6 +325,12 @@ class Requests:
             tree.chown(inode, uid if valid & SetattrFlag.UID else None, gid if valid & SetattrFlag.GID else None)
         if valid & SetattrFlag.MODE:
             tree.chmod(inode, mode)
+        if (
+            self._writeback
+            and not valid & ~_TIMES_KEPT
+            and tree.attributes(inode).mtime_ns == mtime * 1000000000 + mtime_ns
+        ):
+            valid = 0  # the kernel keeps the times, and tells them after a link or unlink though only ctime is new
         if valid & (SetattrFlag.ATIME | SetattrFlag.MTIME):
             tree.set_times(
                 inode,
@@ -392,6 +412,29 @@ class Requests:
     def _fsyncdir(self, node: int, _length: int, _header: tuple[int, ...]) -> bytes:
         self._tree.fsync_directory(self._directory(node))
         return _DONE
+
+    def _fallocate(self, node: int, _length: int, _header: tuple[int, ...]) -> bytes:
+        _, offset, length, mode, _ = protocol.FALLOCATE_IN.unpack_from(self.buffer, _BODY)
+        self._tree.allocate(self._inode(node), mode, offset, length)
+        return _DONE
+
+    def _copied(self, node: int) -> int:
+        _, at, target, _, to, length, _ = protocol.COPY_FILE_RANGE_IN.unpack_from(self.buffer, _BODY)
+        return self._tree.copy_range(self._inode(node), at, self._inode(target), to, length)
+
+    def _copy_file_range(self, node: int, _length: int, _header: tuple[int, ...]) -> bytes:
+        return protocol.WRITE_OUT.pack(self._copied(node), 0)
+
+    def _copy_file_range_64(self, node: int, _length: int, _header: tuple[int, ...]) -> bytes:
+        return protocol.COPY_FILE_RANGE_OUT.pack(self._copied(node))
+
+    def _lseek(self, node: int, _length: int, _header: tuple[int, ...]) -> bytes:
+        _, offset, whence, _ = protocol.LSEEK_IN.unpack_from(self.buffer, _BODY)
+        return protocol.LSEEK_OUT.pack(self._tree.seek(self._inode(node), offset, whence))
+
+    def _ioctl(self, _node: int, _length: int, _header: tuple[int, ...]) -> bytes:
+        """None is known here. It is mostly isatty(3) that asks."""
+        raise OSError(errno.ENOTTY, "")
 
     # Directories.
 

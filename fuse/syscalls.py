@@ -53,6 +53,10 @@ _umount2 = _libc.umount2
 _umount2.argtypes = [ctypes.c_char_p, ctypes.c_int]
 _umount2.restype = ctypes.c_int
 
+_fallocate = getattr(_libc, "fallocate64", _libc.fallocate)  # which takes 64 bits on every machine
+_fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_longlong, ctypes.c_longlong]
+_fallocate.restype = ctypes.c_int
+
 _fstatfs = _libc.fstatfs
 _fstatfs.argtypes = [ctypes.c_int, ctypes.c_char_p]
 _fstatfs.restype = ctypes.c_int
@@ -96,6 +100,13 @@ def set_times(path: bytes, atime_ns: int | None, mtime_ns: int | None, *, dir_fd
     if _utimensat(dir_fd, path, times, 0 if follow else _AT_SYMLINK_NOFOLLOW) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), path)
+
+
+def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
+    """fallocate(2), which os.posix_fallocate(3) offers without its modes and replaces by writing."""
+    if _fallocate(fd, mode, offset, length) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
 
 
 def mount(source: bytes, target: bytes, kind: bytes, flags: MountFlag, data: bytes) -> None:

@@ -7,6 +7,8 @@ import os
 import pytest
 
 from fuse.commandline import WITHOUT_EFFECT, CommandLine, UsageError, parse
+from fuse.override import CONTAINERS_XATTR, PRIVILEGED_XATTR
+from fuse.ownership import Ownership
 from fuse.syscalls import MountFlag
 
 DEFAULT_FLAGS = MountFlag.NODEV | MountFlag.NOATIME
@@ -82,15 +84,30 @@ def test_squash(order: int) -> None:
 
 def test_switches() -> None:
     settings = options()
-    assert (settings.durable, settings.writeback, settings.xattrs) == (True, True, True)
-    assert (settings.xattr_permissions, settings.verbose) == (0, False)
-    settings = options("fsync=0", "writeback=0", "noxattrs=1", "xattr_permissions=2", "timeout=0.5", "debug")
-    assert (settings.durable, settings.writeback, settings.xattrs) == (False, False, False)
-    assert (settings.xattr_permissions, settings.timeout) == (2, 0.5)
+    assert (settings.durable, settings.writeback, settings.xattrs) == (True, False, True)
+    assert (settings.ownership, settings.verbose) == (Ownership.REAL, False)
+    settings = options("fsync=0", "writeback=1", "noxattrs=1", "timeout=0.5", "debug")
+    assert (settings.durable, settings.writeback, settings.xattrs) == (False, True, False)
+    assert settings.timeout == 0.5
     assert settings.foreground
     assert settings.verbose
     assert options("adapter=pyfuse3").adapter == "pyfuse3"
     assert not options("sync=0").durable
+
+
+@pytest.mark.parametrize(
+    ("option", "ownership", "override"),
+    [
+        ("xattr_permissions=0", Ownership.REAL, CONTAINERS_XATTR),
+        ("xattr_permissions=1", Ownership.XATTR, PRIVILEGED_XATTR),
+        ("xattr_permissions=2", Ownership.XATTR, CONTAINERS_XATTR),
+        ("ownership=auto", Ownership.AUTO, CONTAINERS_XATTR),
+        ("ownership=file", Ownership.FILE, CONTAINERS_XATTR),
+    ],
+)
+def test_how_owners_are_kept(option: str, ownership: Ownership, override: bytes) -> None:
+    settings = options(option)
+    assert (settings.ownership, settings.override) == (ownership, override)
 
 
 @pytest.mark.parametrize("word", ["-f", "-d", "--debug"])
@@ -148,6 +165,7 @@ def test_what_has_no_effect_here(option: str) -> None:
         (["-o", "lowerdir=/a,fsync=yes", "/m"], "neither 0 nor 1"),
         (["-o", "lowerdir=/a,sync", "/m"], "sync is not offered"),
         (["-o", "lowerdir=/a,xattr_permissions=3", "/m"], "none of 0, 1 and 2"),
+        (["-o", "lowerdir=/a,ownership=none", "/m"], "none of auto, real, xattr, file"),
         (["-o", "lowerdir=/a,redirect_dir=on", "/m"], "only off"),
         (["-o", "lowerdir=/a,xino=on", "/m"], "xino=on is not offered"),
         (["-o", "lowerdir=/a,ino32_t", "/m"], "ino32_t"),
