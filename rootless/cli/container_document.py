@@ -301,6 +301,7 @@ def _security(options: CreateOptions) -> tuple[str, ...]:
     return (
         *(("no-new-privileges",) if options.no_new_privileges else ()),
         *((f"seccomp={options.seccomp_profile}",) if options.seccomp_profile else ()),
+        *(("ignore-chown-errors",) if options.ignore_chown_errors else ()),
         *(f"mask={path}" for path in options.masks),
         *(f"unmask={path}" for path in options.unmasks),
     )

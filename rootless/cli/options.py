@@ -93,7 +93,9 @@ _FLAGS = (
     _many("--cap-add", metavar="CAPABILITY", help="Add a capability, or ALL."),
     _many("--cap-drop", metavar="CAPABILITY", help="Drop a capability, or ALL."),
     _many(
-        "--security-opt", metavar="OPTION", help="no-new-privileges, seccomp=FILE|unconfined, mask=PATH, unmask=PATH."
+        "--security-opt",
+        metavar="OPTION",
+        help="no-new-privileges, seccomp=FILE|unconfined, mask=PATH, unmask=PATH, ignore-chown-errors.",
     ),
     _many("-p", "--publish", metavar="[[IP:]PORT:]PORT[/udp]", help="Lead a port of this machine to the container's."),
     click.option("-P", "--publish-all", is_flag=True, help="Publish all ports that the image exposes, on free ports."),
@@ -392,11 +394,14 @@ def _security(texts: tuple[str, ...], cwd: str) -> dict[str, Any]:
             result["seccomp_profile"] = value if value == "unconfined" else os.path.join(cwd, os.path.expanduser(value))
         elif name in ("mask", "unmask") and separator:
             result[f"{name}s"] += tuple(value.split(":"))
+        elif name == "ignore-chown-errors":
+            result["ignore_chown_errors"] = value in ("", "true")
         elif name in ("label", "apparmor"):
             continue  # nothing to turn off: a rootless container can be given neither label nor profile
         else:
             raise UsageError(
                 f'the security option "{text}" is not known',
-                hint="use no-new-privileges, seccomp=FILE, seccomp=unconfined, mask=PATH or unmask=PATH",
+                hint="use no-new-privileges, seccomp=FILE, seccomp=unconfined, mask=PATH, unmask=PATH "
+                "or ignore-chown-errors",
             )
     return result

@@ -60,6 +60,7 @@ class CreateOptions(msgspec.Struct, frozen=True, kw_only=True):
     cap_drop: tuple[str, ...] = ()
     no_new_privileges: bool = False
     seccomp_profile: str = ""  # "", "unconfined", or a path
+    ignore_chown_errors: bool = False
     masks: tuple[str, ...] = ()
     unmasks: tuple[str, ...] = ()
     published: tuple[Published, ...] = ()

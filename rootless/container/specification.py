@@ -87,6 +87,21 @@ def _own_id(record: Record) -> str:
 
 
 def _filter(record: Record, last: int) -> Seccomp | None:
+    profile = _profile(record, last)
+    only = _only_ids(record)
+    if record.options.ignore_chown_errors and only is not None:
+        return seccomp.ignoring_chown_errors(profile, *only)
+    return profile
+
+
+def _only_ids(record: Record) -> tuple[int, int] | None:
+    """The user and the group of a container that has one of each."""
+    if [size for *_, size in (*record.uid_map, *record.gid_map)] != [1, 1]:
+        return None
+    return record.uid_map[0][0], record.gid_map[0][0]
+
+
+def _profile(record: Record, last: int) -> Seccomp | None:
     options = record.options
     if options.seccomp_profile == "unconfined" or options.privileged:
         return None

@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 
 from rootless.errors import UsageError
-from rootless.oci.runtime import Seccomp, SeccompFilter, SeccompRule, decode
+from rootless.oci.runtime import Seccomp, SeccompArg, SeccompFilter, SeccompRule, decode
 
 MACHINES: Final = {
     "x86_64": ("SCMP_ARCH_X86_64", "amd64"),
@@ -79,6 +79,30 @@ def resolve(profile: Seccomp, caps: frozenset[str], machine: str, kernel: tuple[
         if entry.architecture == scmp:
             architectures = (scmp, *entry.sub_architectures)
     return msgspec.structs.replace(profile, syscalls=tuple(rules), architectures=architectures, arch_map=())
+
+
+_CHOWN: Final = ("chown", "chown32", "fchown", "fchown32", "lchown", "lchown32")
+_CHOWN_AT: Final = ("fchownat",)
+_NOTHING: Final = Seccomp(default_action="SCMP_ACT_ALLOW")
+
+
+def ignoring_chown_errors(profile: Seccomp | None, uid: int, gid: int) -> Seccomp:
+    """A resolved profile with which chown(2) to any other id than these succeeds and does nothing.
+
+    For a container that has no other: the kernel answers EINVAL before it asks a file system. None is no profile.
+    """
+    profile = profile or _NOTHING
+    rules = [
+        msgspec.structs.replace(rule, names=tuple(name for name in rule.names if name not in _CHOWN + _CHOWN_AT))
+        for rule in profile.syscalls
+    ]
+    for names, at in ((_CHOWN, 1), (_CHOWN_AT, 2)):
+        for index, id in ((at, uid), (at + 1, gid)):
+            other = SeccompArg(index=index, value=id, op="SCMP_CMP_NE")
+            rules.append(SeccompRule(names=names, action="SCMP_ACT_ERRNO", errno_ret=0, args=(other,)))
+        own = tuple(SeccompArg(index=at + n, value=id, op="SCMP_CMP_EQ") for n, id in enumerate((uid, gid)))
+        rules.append(SeccompRule(names=names, action="SCMP_ACT_ALLOW", args=own))
+    return msgspec.structs.replace(profile, syscalls=tuple(rules))
 
 
 _resolved: dict[tuple[int, frozenset[str]], tuple[Seccomp, Seccomp]] = {}

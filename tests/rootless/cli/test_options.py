@@ -134,6 +134,8 @@ def test_security(options: Any, tmp_path: Path) -> None:
     )
     assert made.no_new_privileges and made.seccomp_profile == str(tmp_path / "profile.json")
     assert made.masks == ("/a", "/b") and made.unmasks == ("ALL",)
+    assert not made.ignore_chown_errors
+    assert options("--security-opt", "ignore-chown-errors").ignore_chown_errors
     assert options("--security-opt", "no-new-privileges:true").no_new_privileges
     assert not options("--security-opt", "no-new-privileges=false").no_new_privileges
 

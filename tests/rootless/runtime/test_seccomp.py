@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from rootless.errors import UsageError
 from rootless.oci.runtime import Seccomp, SeccompArch, SeccompFilter, SeccompRule
+from rootless.runtime.bpf import compile_profile
 from rootless.runtime.capabilities import DEFAULT
-from rootless.runtime.seccomp import default_for, default_profile, parse_profile, resolve
+from rootless.runtime.seccomp import default_for, default_profile, ignoring_chown_errors, parse_profile, resolve
+from rootless.syscalls import Prctl, prctl, seccomp_filter
+from tests.kit.userns import in_namespaces
 
 
 def allowed(profile: Seccomp) -> set[str]:
@@ -63,3 +68,32 @@ def test_resolved_profiles_are_kept() -> None:
 def test_bad_files(raw: bytes) -> None:
     with pytest.raises(UsageError, match=r"profile my\.json"):
         parse_profile(raw, "my.json")
+
+
+@pytest.mark.userns
+@pytest.mark.parametrize("profile", [None, default_for(frozenset(DEFAULT))])
+def test_a_change_of_owner_that_cannot_be_succeeds_where_that_is_asked_for(profile: Seccomp | None) -> None:
+    program = compile_profile(ignoring_chown_errors(profile, 0, 0))
+
+    def work() -> None:
+        name = f"chown-{os.getpid()}"
+        path = f"/dev/shm/{name}"
+        directory = os.open("/dev/shm", os.O_PATH)
+        file = os.open(path, os.O_CREAT | os.O_RDWR)
+        try:
+            with pytest.raises(OSError, match="Invalid argument"):
+                os.chown(path, 1, 1)
+            prctl(Prctl.SET_NO_NEW_PRIVS, 1)
+            seccomp_filter(program.code, program.flags)
+            for owner in ((1, 1), (0, 42), (33, 0), (-1, 5), (0, 0), (0, -1), (-1, -1)):
+                os.chown(path, *owner)
+                os.lchown(path, *owner)
+                os.fchown(file, *owner)
+                os.chown(name, *owner, dir_fd=directory)
+            with pytest.raises(FileNotFoundError):
+                os.chown("/dev/shm/no such file", 0, 0)
+            assert os.stat(path).st_uid == 0
+        finally:
+            os.unlink(path)
+
+    in_namespaces(work, single_id=True)
