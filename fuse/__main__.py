@@ -120,7 +120,7 @@ def _serve(settings: CommandLine, ready_fd: int) -> bool:
 
     from fuse.errors import LayerError
     from fuse.layers.directory import DirectoryLayer
-    from fuse.override import CONTAINERS_XATTR, PRIVILEGED_XATTR, detect
+    from fuse.override import detect
     from fuse.ownership import Ownership
     from fuse.server import MountOptions, serve
 
@@ -128,9 +128,10 @@ def _serve(settings: CommandLine, ready_fd: int) -> bool:
         level=logging.DEBUG if settings.verbose else logging.WARNING, format=f"{NAME}: %(message)s", stream=sys.stderr
     )
     try:
+        ownership = Ownership.AUTO if _was_written_with_overrides(settings) else settings.ownership
         layers = [DirectoryLayer(path, override=detect(os.fsencode(path))) for path in settings.lowers]
     except (OSError, LayerError) as error:
-        os.write(ready_fd, f"cannot read the lower directories: {error}\n".encode(errors="replace"))
+        os.write(ready_fd, f"cannot read the directories: {error}\n".encode(errors="replace"))
         return False
     return serve(
         settings.mountpoint,
@@ -152,9 +153,21 @@ def _serve(settings: CommandLine, ready_fd: int) -> bool:
         ready_fd=ready_fd,
         layer_owners=settings.owners,
         upper_owners=settings.owners,
-        ownership=Ownership.XATTR if settings.xattr_permissions else Ownership.AUTO,
-        override=PRIVILEGED_XATTR if settings.xattr_permissions == 1 else CONTAINERS_XATTR,
+        ownership=ownership,
+        override=settings.override,
     )
+
+
+def _was_written_with_overrides(settings: CommandLine) -> bool:
+    from fuse.ownership import written_with
+
+    if settings.upper is None or settings.work is None:
+        return False
+    work = os.open(settings.work, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return written_with(os.fsencode(settings.upper), work) is not None
+    finally:
+        os.close(work)
 
 
 def is_dead(path: str) -> bool:

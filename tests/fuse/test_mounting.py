@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -60,6 +61,23 @@ def test_a_signal_unmounts(stack: Path, adapter: Adapter) -> None:
         server.send_signal(signal.SIGTERM)
         server.wait()
     assert not os.path.ismount(stack / "merged")
+
+
+def test_modes_are_real_unless_asked_otherwise(stack: Path, adapter: Adapter) -> None:
+    """As with fuse-overlayfs."""
+    kept = ["user.containers.override_stat"]
+    for option, real, names in (("fsync=1", 0o406, []), ("ownership=auto", 0o606, kept)):
+        shutil.rmtree(stack / "upper")
+        (stack / "upper").mkdir()
+        subprocess.run(command(stack, f"adapter={adapter}", option), check=True)
+        try:
+            (stack / "merged/new").write_text("new")
+            (stack / "merged/new").chmod(0o406)
+            assert (stack / "merged/new").stat().st_mode & 0o777 == 0o406
+            assert (stack / "upper/new").stat().st_mode & 0o777 == real
+            assert os.listxattr(stack / "upper/new") == names
+        finally:
+            unmount(stack)
 
 
 def test_what_the_helper_refuses_is_one_line(stack: Path) -> None:
