@@ -194,7 +194,10 @@ class View:
             number = self._numbers.of(places[0])
             if found.nlink == 1 and number < self.glimpses.end and number not in self.inodes:
                 uids, gids = self._shown
-                return number, found._replace(uid=uids[found.uid], gid=gids[found.gid])
+                uid, gid = uids[found.uid], gids[found.gid]
+                if uid != found.uid or gid != found.gid:
+                    found = found._replace(uid=uid, gid=gid)
+                return number, found
         return self.adopt(directory, name, places)
 
     def whole(self, directory: Directory) -> Place | None:
