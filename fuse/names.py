@@ -13,7 +13,6 @@ import stat
 from fuse.inodes import Directory, Inode
 from fuse.layers import Place
 from fuse.layers.directory import DirectoryFile
-from fuse.ownership import Ownership
 from fuse.ranges import Ranges
 from fuse.view import NAME_MAX, fail
 from fuse.whiteout import is_reserved_name
@@ -45,16 +44,13 @@ class Names(Ranges):
     def tmpfile(self, directory: Directory, mode: int, uid: int, gid: int) -> Inode:
         """open(2) with O_TMPFILE: a regular file without a name, which `link` may give it one."""
         upper = self._writable()
-        if upper.ownership is not Ownership.REAL:
-            fail(errno.EOPNOTSUPP)  # what is kept of owners elsewhere goes by names
         parent = self.attributes(directory)
         fd = os.open(b".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=upper.work_fd)
         try:
             if parent.mode & stat.S_ISGID:
                 gid = parent.gid
-            os.fchown(fd, self._stored(self._upper_owners.uids.stored(uid)),
-                      self._stored(self._upper_owners.gids.stored(gid)))  # fmt: skip
-            os.fchmod(fd, stat.S_IMODE(mode))
+            stored_uid = self._stored(self._upper_owners.uids.stored(uid))
+            upper.give_open(fd, stored_uid, self._stored(self._upper_owners.gids.stored(gid)), mode)
             number = self._numbers.of(Place(upper, b"", stat.S_IFREG, os.fstat(fd).st_ino))
             if number in self.inodes:
                 fail(errno.EAGAIN)

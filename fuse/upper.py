@@ -254,6 +254,16 @@ class UpperDirectory(DirectoryLayer):
         if kind != stat.S_IFLNK:
             os.chmod(path, mode & PERMISSIONS, dir_fd=dir_fd)
 
+    def give_open(self, fd: int, uid: int, gid: int, mode: int) -> None:
+        """As `give`, for a regular file without a name."""
+        mode = stat.S_IFREG | mode & PERMISSIONS
+        if self._overrides is None or self.ownership is Ownership.REAL:
+            os.fchown(fd, uid, gid)
+        else:
+            self._overrides.put(b"/proc/self/fd/%d" % fd, stat.S_IFREG, Override(uid, gid, mode), follow=True)
+            mode = real_mode(mode)
+        os.fchmod(fd, mode & PERMISSIONS)
+
     def chown(self, path: bytes, uid: int, gid: int) -> None:
         """-1 leaves an id as it is. As chown(2) does, it clears the set-id bits of what is no directory."""
         follow = path.startswith(b"/")

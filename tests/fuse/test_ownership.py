@@ -696,3 +696,20 @@ def test_open_files_leave_nothing_in_their_directory_on_nfs(folder: str) -> None
             assert hard.read() == "written"
         assert sorted(os.listdir(folder + "/upper")) == ["one", "two"]
         assert os.listdir(folder + "/work") == []
+
+
+@pytest.mark.parametrize("ownership", [Ownership.XATTR, Ownership.FILE])
+def test_a_file_made_without_a_name_has_its_owner_when_it_gets_one(tmp_path: object, ownership: Ownership) -> None:
+    overlay = Overlay(str(tmp_path), ownership)
+    tree = overlay.tree
+    directory, name = overlay.look(b"d/named")
+    inode = tree.tmpfile(directory, 0o4640, 21, 22)
+    inode.lookups += 1
+    shown = tree.attributes(inode)
+    assert (shown.mode, shown.uid, shown.gid) == (stat.S_IFREG | 0o4640, 21, 8)
+    tree.chown(inode, 23, None)
+    tree.link(inode, directory, name)
+    overlay.remount()
+    shown = overlay.tree.attributes(overlay.get(b"d/named"))
+    assert (shown.mode, shown.uid, shown.gid) == (stat.S_IFREG | 0o640, 23, 8)
+    overlay.tree.close()
