@@ -50,19 +50,22 @@ class Files(View):
         if not inode.upper:
             self.copy_up(inode, truncate=truncate)
             truncate = False
-        file = self._open_upper(inode, write=True)
+        file = self._open_to_change(inode)
         if truncate:
             os.ftruncate(file.fd, 0)
             inode.changed()
         inode.opens += 1
 
     def write(self, inode: Inode, offset: int, data: Buffer) -> int:
-        """Write to a regular file, opened or not."""
+        """Write to a regular file, opened or not. Set-id bits survive: whether they go, the kernel says."""
         file = inode.file
         if not inode.writable or not isinstance(file, DirectoryFile):
             file = self._open_to_write(inode)
         inode.changed()
-        return os.pwrite(file.fd, data, offset)
+        written = os.pwrite(file.fd, data, offset)
+        if inode.set_id:
+            os.fchmod(file.fd, inode.set_id)
+        return written
 
     def fsync(self, inode: Inode, *, data_only: bool) -> None:
         """A file's name is then on the disk too, also where copy-up made the directories that lead to it."""
@@ -98,9 +101,18 @@ class Files(View):
         if inode.mode != stat.S_IFREG:
             fail(errno.EISDIR if inode.mode == stat.S_IFDIR else errno.EINVAL)
         self.copy_up(inode)
-        file = self._open_upper(inode, write=True)
+        file = self._open_to_change(inode)
         if inode.opens == 0:
             self._keep_open(inode)
+        return file
+
+    def _open_to_change(self, inode: Inode) -> DirectoryFile:
+        """As `_open_upper`; also find out whether a write of ours will take set-id bits away."""
+        if inode.writable and isinstance(inode.file, DirectoryFile):
+            return inode.file
+        file = self._open_upper(inode, write=True)
+        if not inode.bare:
+            inode.set_id = _with_set_id(os.fstat(file.fd).st_mode)
         return file
 
     # Changing a file.
@@ -109,8 +121,7 @@ class Files(View):
         self.copy_up(inode)
         if inode.mode == stat.S_IFLNK:
             fail(errno.EOPNOTSUPP)
-        self._writable().chmod(self._where(inode), mode)
-        inode.changed()
+        self._chmod(inode, mode)
 
     def chown(self, inode: Inode, uid: int | None, gid: int | None) -> None:
         """None leaves an id as it is. Clears set-id bits and capabilities as chown(2) does."""
@@ -120,6 +131,8 @@ class Files(View):
             -1 if uid is None else self._stored(self._upper_owners.uids.stored(uid)),
             -1 if gid is None else self._stored(self._upper_owners.gids.stored(gid)),
         )
+        if inode.mode != stat.S_IFDIR:
+            inode.set_id = _with_set_id(without_set_id(inode.set_id))
         inode.changed()
 
     def truncate(self, inode: Inode, size: int) -> None:
@@ -148,8 +161,14 @@ class Files(View):
         mode = stat.S_IMODE(self._writable().attributes(path).mode)
         dropped = without_set_id(mode)
         if dropped != mode:
-            self._writable().chmod(path, dropped)
-            inode.changed()
+            self._chmod(inode, dropped)
+
+    def _chmod(self, inode: Inode, mode: int) -> None:
+        upper = self._writable()
+        upper.chmod(self._where(inode), mode)
+        if inode.mode == stat.S_IFREG:
+            inode.set_id = 0 if upper.has_overrides else _with_set_id(mode)
+        inode.changed()
 
     def set_xattr(self, inode: Inode, name: bytes, value: bytes, flags: int = 0) -> None:
         """`flags` are those of setxattr(2)."""
@@ -259,3 +278,8 @@ def _sync(path: bytes, flags: int, dir_fd: int) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def _with_set_id(mode: int) -> int:
+    """The permissions of a file with set-id bits, 0 for any other."""
+    return stat.S_IMODE(mode) if mode & (stat.S_ISUID | stat.S_ISGID) else 0

@@ -33,7 +33,7 @@ class Inode:
     """A file: in a layer (`place`), or in the upper directory (`upper`) at `name` in `parent`."""
 
     __slots__ = ("anchor", "bare", "file", "found", "lookups", "mode", "name", "number", "opens", "others", "parent",
-                 "place", "removed", "reply", "upper", "writable")  # fmt: skip
+                 "place", "removed", "reply", "set_id", "upper", "writable")  # fmt: skip
 
     def __init__(self, number: int, mode: int, parent: Directory | None, name: bytes, place: Place | None) -> None:
         self.number = number
@@ -51,6 +51,7 @@ class Inode:
         self.removed = 0  # how many of its names were removed while it is in a layer
         self.reply: Any = None  # the adapter's rendering of the attributes, dropped when they change
         self.bare = False  # whether it was made here, and so has no capabilities in its attributes
+        self.set_id = 0  # the permissions of a regular file with set-id bits, while it is open for writing
         self.found: Attributes | None = None  # what looking for it told; whoever asks for it takes it
 
     @property

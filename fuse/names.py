@@ -175,6 +175,8 @@ class Names(Ranges):
         inode = self.adopt(directory, name, (Place(upper, path, mode, ident),))
         inode.found = found
         inode.bare = True
+        if mode & (stat.S_ISUID | stat.S_ISGID) and stat.S_ISREG(mode) and not upper.has_overrides:
+            inode.set_id = stat.S_IMODE(mode)
         if isinstance(inode, Directory):
             inode.names_above = set()
         return inode

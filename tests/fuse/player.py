@@ -214,31 +214,30 @@ class Player:
         rand = self.random
         path, other = self.path(), self.path()
         content = rand.randbytes(rand.choice((0, 1, 30, 5000)))
-        return rand.choice(
-            [
-                (create, (path, content, rand.choice((0o644, 0o600, 0o755)))),
-                (create, (path, content, 0o664)),
-                (write, (path, rand.choice((0, 0, os.O_TRUNC, os.O_APPEND)), rand.choice((0, 7, 9000)), content)),
-                (write, (path, 0, rand.choice((100_000, 1 << 20)), content[:30])),  # leaves a hole
-                (map_shared, (path, rand.choice((0, 1000)), content[:10])),
-                (truncate, (path, rand.choice((0, 3, 4096, 20_000)))),
-                (mkdir, (path, rand.choice((0o755, 0o700, 0o1777)))),
-                (mkdir, (path, 0o755)),
-                (symlink, (path, rand.choice(("a", "nowhere", "t" * 4000)))),
-                (fifo, (path,)),
-                (link, (path, other)),
-                (unlink, (path,)),
-                (unlink, (path,)),
-                (rmdir, (path,)),
-                (rename, (path, other, 0)),
-                (rename, (path, other, rand.choice((0, 1, 2, 2)))),
-                (chmod, (path, rand.choice((0o600, 0o4711, 0o2755, 0o755)))),
-                (chown, (path, rand.choice((0, 1, 7)), rand.choice((-1, 0, 5)))),
-                (utime, (path, rand.randrange(1, 1 << 60))),
-                (set_xattr, (path, rand.choice(("user.one", "user.overlay.opaque")), content[:20])),
-                (remove_xattr, (path, "user.one")),
-            ]
-        )
+        choices: list[tuple[Callable[..., Steps], tuple[object, ...]]] = [
+            (create, (path, content, rand.choice((0o644, 0o600, 0o755)))),
+            (create, (path, content, 0o664)),
+            (write, (path, rand.choice((0, 0, os.O_TRUNC, os.O_APPEND)), rand.choice((0, 7, 9000)), content)),
+            (write, (path, 0, rand.choice((100_000, 1 << 20)), content[:30])),  # leaves a hole
+            (map_shared, (path, rand.choice((0, 1000)), content[:10])),
+            (truncate, (path, rand.choice((0, 3, 4096, 20_000)))),
+            (mkdir, (path, rand.choice((0o755, 0o700, 0o1777)))),
+            (mkdir, (path, 0o755)),
+            (symlink, (path, rand.choice(("a", "nowhere", "t" * 4000)))),
+            (fifo, (path,)),
+            (link, (path, other)),
+            (unlink, (path,)),
+            (unlink, (path,)),
+            (rmdir, (path,)),
+            (rename, (path, other, 0)),
+            (rename, (path, other, rand.choice((0, 1, 2, 2)))),
+            (chmod, (path, rand.choice((0o600, 0o4711, 0o2755, 0o755)))),
+            (chown, (path, rand.choice((0, 1, 7)), rand.choice((-1, 0, 5)))),
+            (utime, (path, rand.randrange(1, 1 << 60))),
+            (set_xattr, (path, rand.choice(("user.one", "user.overlay.opaque")), content[:20])),
+            (remove_xattr, (path, "user.one")),
+        ]
+        return rand.choice(choices)
 
     def path(self) -> str:
         """A path that often is there: a step at a time into what `plain` has."""
