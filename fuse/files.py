@@ -13,7 +13,7 @@ from fuse.inodes import Directory, Inode
 from fuse.layers import Buffer, Layer, Place
 from fuse.layers.directory import DirectoryFile
 from fuse.syscalls import set_times
-from fuse.upper import UpperDirectory, without_set_id
+from fuse.upper import UpperDirectory, is_open_file, without_set_id
 from fuse.view import View, fail
 from fuse.whiteout import stored_xattr
 
@@ -148,7 +148,7 @@ class Files(View):
         """None leaves a time as it is."""
         self.copy_up(inode)
         path = self._where(inode)
-        set_times(path, atime_ns, mtime_ns, dir_fd=self._writable().fd, follow=path.startswith(b"/"))
+        set_times(path, atime_ns, mtime_ns, dir_fd=self._writable().fd, follow=is_open_file(path))
         inode.changed()
 
     def drop_privileges(self, inode: Inode) -> None:
@@ -178,7 +178,7 @@ class Files(View):
         self.copy_up(inode)
         path = self._where(inode)
         inode.bare = False
-        os.setxattr(self._writable().for_xattrs(path), stored, value, flags, follow_symlinks=path.startswith(b"/"))
+        os.setxattr(self._writable().for_xattrs(path), stored, value, flags, follow_symlinks=is_open_file(path))
         inode.changed()
 
     def remove_xattr(self, inode: Inode, name: bytes) -> None:
@@ -189,7 +189,7 @@ class Files(View):
             self.xattr(inode, name)  # nothing to remove is no reason to copy up
             self.copy_up(inode)
         path = self._where(inode)
-        os.removexattr(self._writable().for_xattrs(path), stored, follow_symlinks=path.startswith(b"/"))
+        os.removexattr(self._writable().for_xattrs(path), stored, follow_symlinks=is_open_file(path))
         inode.changed()
 
     def copy_up(self, inode: Inode, *, truncate: bool = False) -> None:

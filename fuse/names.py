@@ -127,8 +127,7 @@ class Names(Ranges):
             if error.errno not in _NOT_EMPTY:
                 raise
             if self.listing(inode):
-                os.close(inode.anchor)
-                inode.anchor = -1
+                self._weigh(inode)
                 fail(errno.ENOTEMPTY)
             upper.clear_directory(path)  # whiteouts that nothing is below of any more
             os.rmdir(path, dir_fd=upper.fd)
@@ -214,11 +213,19 @@ class Names(Ranges):
     def _outlive_directory(self, inode: Directory, path: bytes) -> None:
         """The same for a directory: it may be somebody's working directory."""
         upper = self._writable()
-        inode.anchor = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=upper.fd)
+        if inode.anchor < 0:
+            inode.anchor = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=upper.fd)
         if self._numbers.is_kept(inode.number) or upper.has_overrides:
             number = os.stat(inode.anchor).st_ino
             self._numbers.release(number)
             upper.vanishing(number, path)
+
+    @staticmethod
+    def _weigh(inode: Directory) -> None:
+        """Let go of the anchor of a directory that stays, unless its path needs it."""
+        if not inode.path.startswith(b"/"):
+            os.close(inode.anchor)
+            inode.anchor = -1
 
     def _lose_name(self, inode: Inode, directory: Directory, name: bytes) -> None:
         directory.hold(name)  # a whiteout, perhaps

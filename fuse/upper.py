@@ -23,6 +23,8 @@ from fuse.ownership import Overrides, Ownership, real_mode, stand_ins, write_wit
 from fuse.syscalls import NFS, RenameFlag, file_system_type, renameat2
 from fuse.whiteout import OPAQUE_MARKER, OPAQUE_VALUE, OPAQUE_XATTR, WHITEOUT_PREFIX
 
+_DESCRIPTORS = b"/proc/self/fd/"
+
 _NAMES = b".names"
 """Ends the name of a list of names that a file in the work directory is about to get."""
 
@@ -33,7 +35,7 @@ _UNSUPPORTED = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 
 class UpperDirectory(DirectoryLayer):
-    """Paths are relative to the directory; an absolute one is /proc/self/fd/N and stands for the open file itself."""
+    """Paths are relative to the directory, or absolute below /proc/self/fd/N, which itself stands for the open file."""
 
     def __init__(
         self,
@@ -153,7 +155,7 @@ class UpperDirectory(DirectoryLayer):
                 path,
                 src_dir_fd=self._fd,
                 dst_dir_fd=self._fd if dir_fd is None else dir_fd,
-                follow_symlinks=source.startswith(b"/"),
+                follow_symlinks=is_open_file(source),
             )
         except FileExistsError:
             return False
@@ -216,7 +218,7 @@ class UpperDirectory(DirectoryLayer):
         return found | {name[len(WHITEOUT_PREFIX) :] for name in found if name.startswith(WHITEOUT_PREFIX)}
 
     def attributes(self, ref: bytes) -> Attributes:
-        follow = ref.startswith(b"/")
+        follow = is_open_file(ref)
         status = os.stat(ref, dir_fd=self._fd, follow_symlinks=follow)
         if self._overrides is None:
             return from_stat(status)
@@ -266,7 +268,7 @@ class UpperDirectory(DirectoryLayer):
 
     def chown(self, path: bytes, uid: int, gid: int) -> None:
         """-1 leaves an id as it is. As chown(2) does, it clears the set-id bits of what is no directory."""
-        follow = path.startswith(b"/")
+        follow = is_open_file(path)
         overrides = self._overrides
         if overrides is not None:
             before = os.stat(path, dir_fd=self._fd, follow_symlinks=follow)
@@ -288,7 +290,7 @@ class UpperDirectory(DirectoryLayer):
         """Of anything but a symbolic link."""
         overrides = self._overrides
         if overrides is not None:
-            follow = path.startswith(b"/")
+            follow = is_open_file(path)
             before = os.stat(path, dir_fd=self._fd, follow_symlinks=follow)
             override = self._override(overrides, path, before, follow)
             if override is not None:
@@ -472,6 +474,11 @@ class StoredUpper(DirectoryLayer):
     def ownership(self) -> Ownership:
         """As that of `UpperDirectory`."""
         return Ownership.REAL if self._overrides is None else self._overrides.ownership
+
+
+def is_open_file(path: bytes) -> bool:
+    """Whether a path is just /proc/self/fd/N, so that it is to be followed."""
+    return path.startswith(_DESCRIPTORS) and b"/" not in path[len(_DESCRIPTORS) :]
 
 
 def without_set_id(mode: int) -> int:

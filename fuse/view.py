@@ -22,10 +22,13 @@ from fuse.layers.archive import ArchiveLayer
 from fuse.layers.directory import DirectoryFile
 from fuse.merge import merge_name, merge_names
 from fuse.ownership import Ownership
-from fuse.upper import CAPABILITY_XATTR, UpperDirectory
+from fuse.upper import CAPABILITY_XATTR, UpperDirectory, is_open_file
 from fuse.whiteout import is_reserved_name, shown_xattr, stored_xattr
 
 NAME_MAX = 255
+
+LONG_PATH = 1500
+"""Bytes; half of the kernel's limit is left for a name and for /proc/self/fd/N before it."""
 
 OPEN_FILES = 256
 """How many files that nobody opened are kept open after they were read or written."""
@@ -376,7 +379,7 @@ class View:
             if inode.bare and name == CAPABILITY_XATTR:
                 fail(errno.ENODATA)
             path = self._where(inode)
-            return os.getxattr(self._writable().for_xattrs(path), stored, follow_symlinks=path.startswith(b"/"))
+            return os.getxattr(self._writable().for_xattrs(path), stored, follow_symlinks=is_open_file(path))
         place = self._effective(inode)
         return place.layer.xattr(place.ref, stored)
 
@@ -384,7 +387,7 @@ class View:
         if inode.upper:
             path = self._where(inode)
             try:
-                names = os.listxattr(self._writable().for_xattrs(path), follow_symlinks=path.startswith(b"/"))
+                names = os.listxattr(self._writable().for_xattrs(path), follow_symlinks=is_open_file(path))
             except OSError as error:
                 if error.errno != errno.EOPNOTSUPP:
                     raise
@@ -475,7 +478,10 @@ class View:
         return directory.lowers[-1]
 
     def _path(self, directory: Directory) -> bytes:
-        """The path of a directory in the upper; b"." is the root. ENOENT if it was removed."""
+        """The path of a directory in the upper; b"." is the root. ENOENT if it was removed.
+
+        One that is too long starts at a descriptor of a directory on the way, so there is no limit to the depth.
+        """
         names = []
         here = directory
         while here.moves != self._moves:
@@ -483,13 +489,20 @@ class View:
                 if here is not self.root:
                     fail(errno.ENOENT)
                 break
+            if here.path.startswith(b"/"):
+                here.moves = self._moves  # the descriptor has followed it
+                break
             names.append(here.name)
             here = here.parent
         if here.path:
             names.append(here.path)
         names.reverse()
-        directory.path, directory.moves = b"/".join(names), self._moves
-        return directory.path or b"."
+        path = b"/".join(names)
+        if len(path) > LONG_PATH:
+            directory.anchor = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._writable().fd)
+            path = b"/proc/self/fd/%d/." % directory.anchor
+        directory.path, directory.moves = path, self._moves
+        return path or b"."
 
     def _path_of(self, directory: Directory, name: bytes) -> bytes:
         path = directory.path if directory.moves == self._moves else self._path(directory)

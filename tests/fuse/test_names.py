@@ -239,15 +239,24 @@ def test_deep_directories(folder: str) -> None:
     """Deeper than a path can say; reached step by step."""
     with mounted(folder, layers(folder)) as root:
         os.chdir(root + "/d")
-        for _ in range(30):
+        for _ in range(60):
             os.mkdir("x" * 100)
             os.chdir("x" * 100)
         write("deep", "file")
         assert read("file") == "deep"
         os.rename("file", "moved")
-        assert os.listdir(".") == ["moved"]
+        os.symlink("moved", "link")
+        os.chmod("moved", 0o600)
+        os.setxattr("link", "user.note", b"1")
+        assert os.readlink("link") == "moved"
+        assert sorted(os.listdir(".")) == ["link", "moved"]
+        os.rename(root + "/d/" + "x" * 100, root + "/d/y")
+        os.truncate("moved", 2)
+        assert read("link") == "de"
+        os.rename(root + "/d/y", root + "/d/" + "x" * 100)
+        os.unlink("link")
         os.unlink("moved")
-        for _ in range(30):
+        for _ in range(60):
             os.chdir("..")
             os.rmdir("x" * 100)
         assert sorted(os.listdir(".")) == ["both", "high", "low", "sub"]
