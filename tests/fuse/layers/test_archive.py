@@ -189,6 +189,35 @@ def test_what_was_only_seen_is_no_object_until_it_is_changed(tmp_path: Path) -> 
     tree.close()
 
 
+def test_what_was_seen_moves_with_its_directory(tmp_path: Path) -> None:
+    for name in ("upper", "work"):
+        (tmp_path / name).mkdir()
+    layer = archive(str(tmp_path), "low", [(regular("d/e/f"), b"f"), (regular("d/e/g"), b"g"), (regular("h"), b"h")])
+    tree = Tree([layer], UpperDirectory(str(tmp_path / "upper"), str(tmp_path / "work")))
+    d = tree.directory(tree.lookup(tree.root, b"d").number)
+    e = tree.directory(tree.lookup(d, b"e").number)
+    d.lookups = e.lookups = 1
+    numbers = {}
+    for directory_, name in ((e, b"f"), (e, b"g"), (tree.root, b"h")):
+        found = tree.glimpse(directory_, name)
+        assert isinstance(found, tuple)
+        numbers[name] = found[0]
+        tree.glimpses.lookups[found[0]] += 1
+    tree.rename(tree.root, b"d", tree.root, b"moved")
+    assert tree.read(tree.inode(numbers[b"f"]), 0, 10) == b"f"
+    assert tree.lookup(e, b"g").number == numbers[b"g"]
+    tree.rename(e, b"g", tree.root, b"h")
+    assert tree.attributes(tree.inode(numbers[b"h"])).nlink == 0
+    assert tree.read(tree.inode(numbers[b"h"]), 0, 10) == b"h"
+    assert tree.read(tree.lookup(tree.root, b"h"), 0, 10) == b"g"
+    assert tree.lookup(tree.root, b"h").lookups == 1
+    for name, number in numbers.items():
+        inode = tree.inode(number)
+        tree.forget(inode, 1)
+        assert (number in tree.inodes) == (inode.lookups > 0), name
+    tree.close()
+
+
 # Damage.
 
 FRAME = 1024
