@@ -1,0 +1,147 @@
+"""A kill between any two system calls of a change: the next mount shows the tree before the change, or after it."""
+
+from __future__ import annotations
+
+import copy
+import os
+import tempfile
+from collections.abc import Callable
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import fuse.tree
+import fuse.upper
+from fuse.entry import Entry
+from fuse.tree import Tree
+from fuse.upper import UpperDirectory
+from tests.fuse.archives import archive, hardlink
+from tests.fuse.model import File, Folder, Model
+from tests.fuse.test_tree import ME, Overlay, change, changes, compare, layers, outcome
+
+WRITING = (
+    "chmod",
+    "chown",
+    "fchmod",
+    "ftruncate",
+    "link",
+    "mkdir",
+    "mknod",
+    "open",
+    "pwrite",
+    "removexattr",
+    "rename",
+    "rmdir",
+    "setxattr",
+    "symlink",
+    "truncate",
+    "unlink",
+    "utime",
+    "write",
+)
+
+
+def killed_at(call: int, action: Callable[..., object], arguments: list[object]) -> bool:
+    """Run a change in a child that dies before its system call of that number. False if it had not so many."""
+    pid = os.fork()
+    if pid == 0:
+        left = call
+
+        def dying(function: Callable[..., object]) -> Callable[..., object]:
+            def count(*words: object, **named: object) -> object:
+                nonlocal left
+                if left == 0:
+                    os._exit(1)
+                left -= 1
+                return function(*words, **named)
+
+            return count
+
+        for name in WRITING:
+            setattr(os, name, dying(getattr(os, name)))
+        for module in (fuse.tree, fuse.upper):
+            module.renameat2 = dying(module.renameat2)  # type: ignore[attr-defined]
+        outcome(action, *arguments)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
+
+
+def either(overlay: Overlay, before: Model, after: Model) -> None:
+    try:
+        compare(overlay, before)
+    except AssertionError:
+        compare(overlay, after)
+
+
+@settings(deadline=None, max_examples=250, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    specs=layers,
+    steps=st.lists(changes, max_size=6),
+    last=changes.filter(lambda step: step[0] not in ("forget", "remount", "write")),
+    call=st.integers(0, 12),
+    archives=st.booleans(),
+)
+def test_a_change_is_seen_whole_or_not_at_all(
+    specs: list[dict[bytes, object]],
+    steps: list[tuple[object, ...]],
+    last: tuple[object, ...],
+    call: int,
+    archives: bool,
+) -> None:
+    with tempfile.TemporaryDirectory(prefix="rc-tree-") as folder:
+        overlay = Overlay(folder, specs, archives=archives, upper=UpperDirectory)
+        before = Model(specs)
+        for what, *arguments in steps:
+            outcome(change, before, what, arguments)
+            outcome(getattr(overlay, str(what)), *arguments)
+        after = copy.deepcopy(before)
+        what, *arguments = last
+        outcome(change, after, what, arguments)
+        if what == "create":  # is two calls: the file, and what is written to it
+            middle = copy.deepcopy(before)
+            outcome(change, middle, what, [arguments[0], b""])
+        else:
+            middle = after
+        killed = killed_at(call, getattr(overlay, str(what)), arguments)
+        overlay.remount()
+        try:
+            either(overlay, before if killed else after, after)
+        except AssertionError:
+            compare(overlay, middle)
+        overlay.tree.close()
+        assert os.listdir(folder + "/work") == []
+
+
+@settings(deadline=None, max_examples=40)
+@given(call=st.integers(0, 14))
+def test_all_names_of_a_file_are_copied_up_or_none(call: int) -> None:
+    linked = File(b"content")
+    spec: dict[bytes, object] = {b"a": linked, b"b": linked, b"d": Folder({b"c": linked})}
+    with tempfile.TemporaryDirectory(prefix="rc-tree-") as folder:
+        for name in ("upper", "work"):
+            os.mkdir(os.path.join(folder, name))
+        entries = [
+            Entry(b"d", 0o040755, **ME),
+            (Entry(b"a", 0o100644, **ME), b"content"),
+            hardlink("b", "a"),
+            hardlink("d/c", "a"),
+        ]
+
+        def mount() -> None:
+            overlay.tree = Tree([archive(folder, "low", entries)], UpperDirectory(folder + "/upper", folder + "/work"))
+
+        overlay = Overlay.__new__(Overlay)
+        overlay.mount = mount  # type: ignore[method-assign]
+        mount()
+        before = Model([spec])
+        after = copy.deepcopy(before)
+        after.chmod(b"b", 0o700)
+        killed = killed_at(call, overlay.chmod, [b"b", 0o700])
+        overlay.remount()
+        either(overlay, before if killed else after, after)
+        overlay.chmod(b"a", 0o711)
+        after.chmod(b"a", 0o711)
+        compare(overlay, after)
+        overlay.remount()
+        compare(overlay, after)
+        overlay.tree.close()
