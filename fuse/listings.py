@@ -47,9 +47,10 @@ class Listings:
         room = size - sum(map(len, parts))
         position = max(position, 2)
         try:
-            whole = self._tree.whole(directory) if plus and directory not in self._snapshots else None
+            whole = self._tree.whole(directory) if directory not in self._snapshots else None
             if whole is not None:
-                self._read_whole(parts, directory, whole, position, room)
+                read = self._read_whole if plus else self._read_whole_names
+                read(parts, directory, whole, position, room)
             elif plus:
                 self._read_files(parts, directory, position, room)
             else:
@@ -95,6 +96,23 @@ class Listings:
                 known.lookups += 1
                 kind = known.mode >> 12
             parts.append(pack(number, position, length, kind))
+            parts.append(name + _PADDING[length & 7])
+
+    def _read_whole_names(
+        self, parts: list[bytes], directory: Directory, whole: Place, position: int, room: int
+    ) -> None:
+        """The same without attributes."""
+        pack = protocol.DIRENT.pack
+        fixed = protocol.DIRENT.size + 7
+        for name, number, mode in self._tree.row_names(directory, whole, position - 2):
+            position += 1
+            if not number:
+                continue
+            length = len(name)
+            room -= fixed + length & ~7
+            if room < 0:
+                return
+            parts.append(pack(number, position, length, mode >> 12))
             parts.append(name + _PADDING[length & 7])
 
     def _read_files(self, parts: list[bytes], directory: Directory, position: int, room: int) -> None:

@@ -232,6 +232,22 @@ class View:
                 known = self.adopt(directory, name, (place,))
             yield name, known, known.number, _NOTHING
 
+    def row_names(self, directory: Directory, whole: Place, skip: int) -> Iterator[tuple[bytes, int, int]]:
+        """Name, number and mode of what is in such a directory; with number 0 it is nothing."""
+        layer = whole.layer
+        assert isinstance(layer, ArchiveLayer)
+        base = self._numbers.base(layer)
+        children = directory.children
+        for node, name, fields in layer.rows(whole.ref, skip, *self._shown):
+            known = children.get(name)
+            if known is not None:
+                yield name, known.number, known.mode
+            elif fields is not None:
+                yield name, base + node, fields.mode
+            else:
+                place = layer.place(node)
+                yield name, self._numbers.of(place) if place.mode else 0, place.mode
+
     def recall(self, number: int) -> Inode:
         """The file of which the kernel had a glimpse; ESTALE."""
         found = self.glimpses.where(number)
