@@ -82,8 +82,8 @@ class Requests:
         self._max_pages = max_pages
         self._listings = Listings(tree, self._valid, self._render)
         self._glimpsed = tree.glimpses.lookups
-        size = max_pages * protocol.PAGE
-        self.buffer = memoryview(mmap.mmap(-1, size + protocol.PAGE))
+        self._most = max_pages * protocol.PAGE
+        self.buffer = memoryview(mmap.mmap(-1, self._most + protocol.PAGE))
         self.started = False
         """Whether the kernel has introduced itself."""
         self._handlers: dict[int, tuple[Handler, int]] = {Opcode.INIT: (self._init, _BODY + 16)}
@@ -388,6 +388,7 @@ class Requests:
 
     def _read(self, node: int, _length: int, _header: tuple[int, ...]) -> Reply:
         _, offset, size, _, _, _, _ = protocol.READ_IN.unpack_from(self.buffer, _BODY)
+        size = min(size, self._most)
         inode = self._inodes.get(node)
         if inode is None:
             return self._tree.glimpsed_parts(node, offset, size)
