@@ -220,7 +220,7 @@ def test_listing_while_names_change(folder: str) -> None:
 @in_namespace
 def test_a_large_directory(folder: str) -> None:
     """In the upper directory and in a layer, with names that only one of them has."""
-    count = int(os.environ.get("RCONTAIN_TEST_NAMES", "50000"))
+    count = int(os.environ.get("RCONTAIN_TEST_NAMES", "20000"))
     for place in (folder + "/upper/big", folder + "/work", folder + "/low/big", folder + "/low/lowest"):
         os.makedirs(place)
     for number in range(count):
