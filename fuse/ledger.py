@@ -98,6 +98,13 @@ class Ledger:
             del self._orphans[next(iter(self._orphans))]
         self._orphans[number] = record
 
+    def forget(self, number: int) -> None:
+        """There is a file with that number of which nothing is to be said."""
+        if number in self._records:
+            self._append(number, None)
+            del self._records[number]
+        self._orphans.pop(number, None)
+
     def sync(self) -> None:
         """What was written before is on the disk."""
         if self._dirty:

@@ -108,17 +108,23 @@ class Overrides:
         ledger = self._ledger
         if self._name is not None and (override.uid, override.gid) == (status.st_uid, status.st_gid):
             if ledger is not None:
-                ledger.drop(number)
+                ledger.forget(number)
             return  # a symbolic link that is ours needs no record
         if ledger is None:
             ledger = self._ledger = Ledger(self._work_fd, create=self.ownership.value)
         ledger.put(number, birth_ns(path, follow=follow), override)
         self._checked.add(number)
 
+    def made_really(self, number: int) -> None:
+        """A file was just made that needs no override; what was written of its number is about one that is gone."""
+        if self._ledger is not None:
+            self._ledger.forget(number)
+
     def vanishing(self, number: int, path: bytes) -> None:
         """A file's last name is about to go. That is written down later, if it did."""
         if self._ledger is not None and self._ledger.get(number) is not None:
             self._vanishing.append((number, path))
+            self._checked.discard(number)
 
     def settle(self) -> None:
         """Write down which files went. One that cannot be written down for lack of space harms nobody."""

@@ -119,6 +119,8 @@ class UpperDirectory(DirectoryLayer):
         if (status.st_mode ^ mode) & 0o1777 and not stat.S_ISLNK(mode):
             os.chmod(path, mode & 0o1777 | status.st_mode & (stat.S_ISUID | stat.S_ISGID), dir_fd=fd)
             status = os.stat(path, dir_fd=fd, follow_symlinks=False)
+        if self._overrides is not None:
+            self._overrides.made_really(status.st_ino)
         return status.st_ino, from_stat(status)
 
     def make(
@@ -252,6 +254,8 @@ class UpperDirectory(DirectoryLayer):
                     self._overrides = stand_ins(self._work_fd)
                 self._put(path, Override(uid, gid, mode, rdev), stat.S_IFREG, dir_fd)
                 return
+        if self._overrides is not None:
+            self._overrides.made_really(os.stat(path, dir_fd=dir_fd, follow_symlinks=False).st_ino)
         os.chown(path, uid, gid, dir_fd=dir_fd, follow_symlinks=False)
         if kind != stat.S_IFLNK:
             os.chmod(path, mode & PERMISSIONS, dir_fd=dir_fd)
@@ -260,6 +264,8 @@ class UpperDirectory(DirectoryLayer):
         """As `give`, for a regular file without a name."""
         mode = stat.S_IFREG | mode & PERMISSIONS
         if self._overrides is None or self.ownership is Ownership.REAL:
+            if self._overrides is not None:
+                self._overrides.made_really(os.fstat(fd).st_ino)
             os.fchown(fd, uid, gid)
         else:
             self._overrides.put(b"/proc/self/fd/%d" % fd, stat.S_IFREG, Override(uid, gid, mode), follow=True)

@@ -22,8 +22,8 @@ from fuse.inodes import Directory, Inode
 from fuse.layers import Layer
 from fuse.layers.directory import DirectoryLayer
 from fuse.ledger import LEDGER, Ledger
-from fuse.override import CONTAINERS_XATTR, detect
-from fuse.ownership import Ownership
+from fuse.override import CONTAINERS_XATTR, Override, detect
+from fuse.ownership import Overrides, Ownership
 from fuse.syscalls import NFS, birth_ns
 from fuse.tree import Tree
 from fuse.upper import StoredUpper, UpperDirectory
@@ -266,7 +266,7 @@ class Overlay:
 
 paths = st.sampled_from([b"d", b"d/file", b"d/link", b"one", b"two", b"empty", b"null", b"disk", b"fifo", b"socket",
                          b"new", b"d/new", b"e", b"e/new", b"e/file"])  # fmt: skip
-ids = st.integers(0, 60)
+ids = st.integers(0, 60) | st.sampled_from([0, os.geteuid()])
 maybe = st.none() | ids
 modes = st.sampled_from([0o644, 0o4755, 0o2711, 0o1777, 0, 0o100, 0o7777])
 kinds = st.sampled_from(
@@ -474,6 +474,34 @@ def test_a_record_is_not_taken_for_another_file_of_the_same_number(tmp_path: obj
     shown = overlay.tree.attributes(overlay.get(b"new"))
     assert (shown.uid, shown.gid) == (os.getuid(), os.getgid())
     overlay.tree.close()
+
+
+def test_a_number_that_is_used_again_has_nothing_of_the_file_before(tmp_path: object) -> None:
+    folder = str(tmp_path)
+    os.mkdir(folder + "/work")
+    work_fd = os.open(folder + "/work", os.O_PATH)
+    path = folder.encode() + b"/file"
+    for ownership, name in ((Ownership.REAL, None), (Ownership.XATTR, CONTAINERS_XATTR)):
+        overrides = Overrides(ownership, name, work_fd=work_fd)
+        os.symlink("x", path)
+        overrides.put(path, stat.S_IFLNK, Override(5, 6, stat.S_IFLNK | 0o777))
+        status = os.lstat(path)
+        assert overrides.of(path, status) is not None
+        overrides.vanishing(status.st_ino, path)
+        overrides.made_really(status.st_ino)
+        assert overrides.of(path, status) is None
+        overrides.put(path, stat.S_IFLNK, Override(5, 6, stat.S_IFLNK | 0o777))
+        held = os.open(path, os.O_PATH | os.O_NOFOLLOW)
+        nameless = b"/proc/self/fd/%d" % held
+        os.unlink(path)
+        overrides.vanishing(status.st_ino, path)
+        overrides.settle()
+        assert overrides.of(nameless, status, follow=True) is not None
+        overrides.made_really(status.st_ino)
+        assert overrides.of(nameless, status, follow=True) is None
+        os.close(held)
+        overrides.close()
+    os.close(work_fd)
 
 
 def test_owners_of_open_files_without_a_name(tmp_path: object) -> None:
