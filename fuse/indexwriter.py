@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+import struct
 import zlib
 
 from fuse.entry import Entry
@@ -26,31 +27,52 @@ MAX_SYMLINKS = 40
 """As the kernel's limit: how many symbolic links the way to one name may pass through."""
 _MAX_HEAP = 0xFFFFFFFF
 _TIME_LIMIT = 2**63 - 1
+_NOT_NAMES = (b"", b".", b"..")
 _KINDS = frozenset((stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO, stat.S_IFSOCK))
 
 
+_FIELDS = struct.Struct("<IIQQq")
+"""uid, gid, rdev, size, time: those of an inode that come out as they went in."""
+
+
 class _Inode:
-    """A file while an index is written; hard links share it."""
+    """A file while an index is written; hard links share it. There may be millions, so they are kept small."""
 
-    __slots__ = ("entry", "mode", "nlink", "number")
+    __slots__ = ("data", "fields", "mode", "nlink", "number", "xattrs")
 
-    def __init__(self, entry: Entry, mode: int) -> None:
-        self.entry = entry
-        self.mode = mode
+    def __init__(self, entry: Entry) -> None:
+        self.mode = entry.mode
+        self.xattrs = entry.xattrs
         self.nlink = 0
         self.number = -1
+        kind = stat.S_IFMT(entry.mode)
+        rdev = entry.rdev
+        self.data = b""  # a link's target, or the extents of a file
+        if kind == stat.S_IFREG:
+            self.data = b"".join(EXTENT.pack(*extent) for extent in entry.extents)
+            rdev = sum(length for _, _, length in entry.extents)
+        elif kind == stat.S_IFLNK:
+            self.data = entry.target
+        time = min(max(entry.mtime_ns, -_TIME_LIMIT), _TIME_LIMIT)
+        self.fields = _FIELDS.pack(entry.uid, entry.gid, rdev, entry.size, time)
+
+
+def _implied() -> _Inode:
+    """Of a directory that no entry names."""
+    return _Inode(Entry(b"", stat.S_IFDIR | 0o755))
 
 
 class _Name:
     """A name while an index is written."""
 
-    __slots__ = ("children", "flags", "inode", "parent", "text")
+    __slots__ = ("children", "flags", "inode", "number", "parent", "text")
 
     def __init__(self, text: bytes, parent: _Name | None, inode: _Inode, flags: int = 0) -> None:
         self.text = text
         self.parent = parent
         self.inode = inode
         self.flags = flags
+        self.number = 0
         self.children: dict[bytes, _Name] | None = {} if stat.S_ISDIR(inode.mode) else None
 
 
@@ -70,22 +92,25 @@ class IndexWriter:
     """
 
     def __init__(self) -> None:
-        directory = stat.S_IFDIR | 0o755
-        self._root = _Name(b"", None, _Inode(Entry(b"", directory), directory), IMPLICIT)
+        self._root = _Name(b"", None, _implied(), IMPLICIT)
+        self._last: tuple[bytes, _Name] = b"", self._root  # the directory of the last entry, by its path
         self._deleted: list[tuple[_Name, bytes]] = []
 
     def add(self, entry: Entry) -> None:
         """Take the next entry of the archive."""
         path = entry.path
-        parts = self._split(path)
-        if not parts:
-            if not stat.S_ISDIR(entry.mode):
-                raise LayerError("the root of a layer is not a directory")
-            self._root.inode = _Inode(entry, entry.mode)
-            self._root.flags = self._root.flags & OPAQUE | (OPAQUE if entry.opaque else 0)
-            return
-        name = parts.pop()
-        parent = self._directory(parts, path)
+        above, _, name = path.rpartition(b"/")
+        plain = name not in _NOT_NAMES and len(name) <= NAME_MAX and len(path) <= PATH_MAX and b"\0" not in name
+        if plain and above == self._last[0]:
+            parent = self._last[1]
+        else:
+            parts = self._split(path)
+            if not parts:
+                self._add_root(entry)
+                return
+            name = parts.pop()
+            parent = self._directory(parts, path)
+            self._last = above, parent
         if name.startswith(WHITEOUT_PREFIX):
             if name == OPAQUE_MARKER:
                 parent.flags |= OPAQUE
@@ -103,14 +128,23 @@ class IndexWriter:
             inode = self._link_target(entry)
         else:
             self._check(entry)
-            inode = _Inode(entry, entry.mode)
+            inode = _Inode(entry)
         flags = (OPAQUE if entry.opaque else 0) | (IMPLICIT if entry.implicit else 0)
         earlier = parent.children.get(name)
+        if earlier is not None:
+            self._last = b"", self._root  # the way to it may be another now
         if earlier is not None and earlier.children is not None and stat.S_ISDIR(inode.mode):
             earlier.inode = inode
             earlier.flags = earlier.flags & OPAQUE | flags
             return
         parent.children[name] = _Name(name, parent, inode, flags)
+
+    def _add_root(self, entry: Entry) -> None:
+        if not stat.S_ISDIR(entry.mode):
+            raise LayerError("the root of a layer is not a directory")
+        self._check(entry)
+        self._root.inode = _Inode(entry)
+        self._root.flags = self._root.flags & OPAQUE | (OPAQUE if entry.opaque else 0)
 
     def write(self, path: str | bytes) -> None:
         """Write the index to a new or emptied file. The caller makes it appear under its final name."""
@@ -118,7 +152,7 @@ class IndexWriter:
         with open(path, "wb") as file:
             file.writelines(data)
 
-    def _serialize(self) -> list[bytes]:
+    def _serialize(self) -> list[bytes | bytearray]:
         self._settle_whiteouts()
         names = self._number()
         heap = bytearray()
@@ -135,31 +169,27 @@ class IndexWriter:
         extents = bytearray()
         xattrs = bytearray()
         first_child = 1
-        numbers = {id(name): number for number, name in enumerate(names)}
         for number, name in enumerate(names):
-            inode, entry = name.inode, name.inode.entry
+            inode = name.inode
             first = count = xattr_first = xattr_count = 0
-            rdev = entry.rdev
             kind = stat.S_IFMT(inode.mode)
             if name.children is not None:
                 first, count = first_child, len(name.children)
                 first_child += count
             elif inode.number == number and not name.flags & WHITEOUT:
                 if kind == stat.S_IFLNK:
-                    first, count = place(entry.target), len(entry.target)
+                    first, count = place(inode.data), len(inode.data)
                 elif kind == stat.S_IFREG:
-                    first, count = len(extents) // EXTENT.size, len(entry.extents)
-                    rdev = sum(length for _, _, length in entry.extents)
-                    for extent in entry.extents:
-                        extents += EXTENT.pack(*extent)
-            if inode.number == number and entry.xattrs:
-                xattr_first, xattr_count = len(xattrs) // XATTR.size, len(entry.xattrs)
-                for key, value in entry.xattrs:
+                    first, count = len(extents) // EXTENT.size, len(inode.data) // EXTENT.size
+                    extents += inode.data
+            if inode.number == number and inode.xattrs:
+                xattr_first, xattr_count = len(xattrs) // XATTR.size, len(inode.xattrs)
+                for key, value in inode.xattrs:
                     xattrs += XATTR.pack(place(key), len(key), place(value), len(value))
+            uid, gid, rdev, size, time = _FIELDS.unpack(inode.fields)
             nodes += NODE.pack(
-                place(name.text), len(name.text), name.flags, numbers[id(name.parent)] if name.parent else 0,
-                inode.number, inode.mode, entry.uid, entry.gid, max(1, inode.nlink), rdev, entry.size,
-                min(max(entry.mtime_ns, -_TIME_LIMIT), _TIME_LIMIT), first, count, xattr_first, xattr_count,
+                place(name.text), len(name.text), name.flags, name.parent.number if name.parent else 0, inode.number,
+                inode.mode, uid, gid, max(1, inode.nlink), rdev, size, time, first, count, xattr_first, xattr_count,
             )  # fmt: skip
         if len(heap) > _MAX_HEAP:
             raise LayerError("the names of a layer are more than an index can hold")
@@ -174,7 +204,7 @@ class IndexWriter:
             MAGIC, len(names), len(extents) // EXTENT.size, len(xattrs) // XATTR.size, 0,
             nodes_at, extents_at, xattrs_at, heap_at, len(heap), crc,
         )  # fmt: skip
-        return [header, bytes(nodes), bytes(extents), bytes(xattrs), bytes(heap)]
+        return [header, nodes, extents, xattrs, heap]
 
     def _number(self) -> list[_Name]:
         """All names breadth first; gives each inode the number of its first name."""
@@ -186,6 +216,7 @@ class IndexWriter:
             name.inode.nlink = 0
             name.inode.number = -1
         for number, name in enumerate(names):
+            name.number = number
             if name.inode.number < 0:
                 name.inode.number = number
             name.inode.nlink += 1
@@ -196,8 +227,7 @@ class IndexWriter:
             assert parent.children is not None
             name = parent.children.get(text)
             if name is None:
-                entry = Entry(text, 0, whiteout=True)
-                parent.children[text] = _Name(text, parent, _Inode(entry, 0), WHITEOUT)
+                parent.children[text] = _Name(text, parent, _Inode(Entry(text, 0, whiteout=True)), WHITEOUT)
             elif name.children is not None:
                 name.flags |= OPAQUE
         self._deleted.clear()
@@ -224,15 +254,14 @@ class IndexWriter:
             assert where.children is not None
             name = where.children.get(part)
             if name is None:
-                mode = stat.S_IFDIR | 0o755
-                name = where.children[part] = _Name(part, where, _Inode(Entry(part, mode), mode), IMPLICIT)
+                name = where.children[part] = _Name(part, where, _implied(), IMPLICIT)
             if name.children is not None:
                 where = name
                 continue
             if not stat.S_ISLNK(name.inode.mode):
                 raise LayerError(f"{path!r} in a layer lies under {part!r}, which is not a directory")
             followed += 1
-            target = name.inode.entry.target
+            target = name.inode.data
             if followed > MAX_SYMLINKS:
                 raise LayerError(f"too many symbolic links on the way to {path!r} in a layer")
             if target.startswith(b"/"):

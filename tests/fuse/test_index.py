@@ -185,3 +185,30 @@ def test_damage_is_a_layer_error_or_harmless(tmp_path: Path, changes: list[tuple
         except LayerError:
             pass
     made.close()
+
+
+def test_the_way_to_a_directory_may_change_between_its_entries(tmp_path: Path) -> None:
+    made = index(
+        tmp_path,
+        directory("one"),
+        directory("two"),
+        symlink("way", "one"),
+        regular("way/a"),
+        regular("way/b"),
+        symlink("way", "two"),
+        regular("way/c"),
+        regular("two/d"),
+        regular("two", size=1),
+        directory("two"),
+        regular("two/e"),
+    )
+    assert paths(made) == ["", "one", "one/a", "one/b", "two", "two/e", "way"]
+    with pytest.raises(LayerError):
+        index(tmp_path, regular("p/" * 2047 + "x"), regular("p/" * 2047 + "xyz"))
+
+
+def test_the_root_is_checked_like_any_other(tmp_path: Path) -> None:
+    made = index(tmp_path, Entry(b"", stat.S_IFDIR | 0o700, uid=7, xattrs=((b"user.x", b"y"),)))
+    assert made.lookup(b"") == Entry(b"", stat.S_IFDIR | 0o700, uid=7, xattrs=((b"user.x", b"y"),))
+    with pytest.raises(LayerError):
+        index(tmp_path, Entry(b"", stat.S_IFDIR | 0o755, uid=-1))
