@@ -48,9 +48,12 @@ _LIBFUSE = "splice_read splice_write splice_move kernel_cache max_read max_write
 _KERNEL_OVERLAY = "index nfs_export metacopy userxattr uuid"
 _SELINUX = "context fscontext defcontext rootcontext"  # fuse-overlayfs takes and does not heed them either
 _MOUNT = """rw async atime diratime nodiratime relatime norelatime strictatime lazytime nolazytime
-auto noauto user nouser users owner group _netdev nofail defaults"""
+auto noauto user nouser users owner group _netdev nofail defaults dirsync iversion noiversion mand nomand silent loud"""
+_PROPAGATION = "private rprivate shared rshared slave rslave unbindable runbindable"  # Podman asks for it with `:O`
 
-WITHOUT_EFFECT = frozenset(" ".join((_SO_IN_ANY_CASE, _LIBFUSE, _KERNEL_OVERLAY, _SELINUX, _MOUNT)).split())
+WITHOUT_EFFECT = frozenset(
+    " ".join((_SO_IN_ANY_CASE, _LIBFUSE, _KERNEL_OVERLAY, _SELINUX, _MOUNT, _PROPAGATION)).split()
+)
 """Accepted, with any value."""
 
 _FLAGS = {
@@ -202,7 +205,7 @@ class _Parser:
                 self._settings.flags = self._settings.flags | flag if wanted else self._settings.flags & ~flag
             elif key in _REFUSED:
                 raise UsageError(_REFUSED[key])
-            elif key and key not in WITHOUT_EFFECT:
+            elif key and key not in WITHOUT_EFFECT and not key.startswith(("x-", "X-")):
                 raise UsageError(f"unknown option {option}; see --help")
 
     # Options, in the order of the table.

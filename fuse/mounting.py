@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import socket
-import subprocess
 from dataclasses import dataclass
 from typing import Literal
 
@@ -77,6 +75,8 @@ def unmount(mountpoint: str) -> None:
 
 
 def _unmount_by_helper(mountpoint: str) -> None:
+    import subprocess  # not at the top: root needs none of this, and it takes some milliseconds
+
     subprocess.run([_HELPER, "-u", "-q", "-z", "--", mountpoint], check=False)
 
 
@@ -111,6 +111,9 @@ def _mount_directly(mountpoint: str, options: MountOptions) -> int:
 
 def _mount_by_helper(mountpoint: str, options: MountOptions) -> int:
     """The set-uid program opens the device and sends it through the socket that _FUSE_COMMFD names."""
+    import socket
+    import subprocess
+
     words = ["default_permissions", f"fsname={_escaped(options.fsname)}", f"subtype={_escaped(options.subtype)}"]
     words += [word for flag, word in _FLAG_WORDS.items() if options.flags & flag]
     if options.allow_other:

@@ -128,7 +128,7 @@ def test_flags_of_the_mount() -> None:
     assert parse(["-olowerdir=/a", "/m"], root=True).flags == DEFAULT_FLAGS | MountFlag.RDONLY
 
 
-@pytest.mark.parametrize("option", sorted(WITHOUT_EFFECT))
+@pytest.mark.parametrize("option", [*sorted(WITHOUT_EFFECT), "x-systemd.automount", "X-mount.mkdir"])
 def test_what_has_no_effect_here(option: str) -> None:
     settings = options()
     assert options(option) == settings

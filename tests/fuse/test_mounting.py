@@ -63,6 +63,22 @@ def test_a_signal_unmounts(stack: Path, adapter: Adapter) -> None:
     assert not os.path.ismount(stack / "merged")
 
 
+def test_a_killed_server_is_told_and_its_mount_taken_away(stack: Path, adapter: Adapter) -> None:
+    program = subprocess.Popen([*command(stack, f"adapter={adapter}"), "-f"], stderr=subprocess.PIPE, text=True)
+    while not os.path.ismount(stack / "merged"):
+        assert program.poll() is None
+    assert (stack / "merged/file").read_text() == "below"
+    server = Path(f"/proc/{program.pid}/task/{program.pid}/children").read_text()
+    os.kill(int(server), signal.SIGKILL)
+    assert program.stderr is not None
+    with program.stderr:
+        words = program.stderr.read()
+    assert program.wait() == 1
+    assert f"the server of {stack}/merged was ended by SIGKILL, so the mount is gone" in words
+    assert words.count("\n") == 1
+    assert not os.path.ismount(stack / "merged")
+
+
 def test_modes_are_real_unless_asked_otherwise(stack: Path, adapter: Adapter) -> None:
     """As with fuse-overlayfs."""
     kept = ["user.containers.override_stat"]

@@ -167,6 +167,15 @@ def test_a_container_that_starts_again(podman: Podman) -> None:
     podman("rm", "--force", "--time", "0", "again")
 
 
+def test_an_overlay_over_a_directory_of_the_host(podman: Podman) -> None:
+    directory = Path(podman.folder, "directory")
+    directory.mkdir()
+    (directory / "old").write_text("old\n")
+    script = "cat /there/old; rm /there/old; echo new > /there/new; ls /there"
+    assert podman.run("demo", script, "--rm", "--volume", f"{directory}:/there:O") == ["old", "new"]
+    assert os.listdir(directory) == ["old"]
+
+
 def test_a_volume_that_takes_over_what_the_image_has(podman: Podman) -> None:
     assert podman.run("demo", "ls -A /etc | wc -l; touch /etc/new", "--rm", "--volume", "etc:/etc") != ["0"]
     assert podman.run("demo", "ls /etc/new", "--rm", "--volume", "etc:/etc") == ["/etc/new"]
