@@ -43,16 +43,23 @@ class ReadAhead:
         self._jobs: dict[Key, _Job] = {}  # queued or running
         self._queue: SimpleQueue[_Job | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._able = True
 
     def ask(self, key: Key, load: Load) -> None:
         """Queue a job unless there is one of that key. What `load` raises is kept quiet: who needs it will see it."""
-        if key in self._jobs:
+        if key in self._jobs or not self._able:
             return
+        if self._thread is None:
+            thread = threading.Thread(target=self._work, name="readahead", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:  # a limit on processes: it works without, as well
+                log.warning("reading without read-ahead: %s", error)
+                self._able = False
+                return
+            self._thread = thread
         job = self._jobs[key] = _Job(key, load)
         self._queue.put(job)
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="readahead", daemon=True)
-            self._thread.start()
 
     def result(self, key: Key, decompressor: zstandard.ZstdDecompressor) -> bytes | None:
         """Of a running job, when it is done. None: there is none, it failed, or it had not begun and is called off."""

@@ -125,3 +125,18 @@ def test_damage_that_is_met_ahead_is_told_when_it_is_reached(tmp_path: Path) -> 
         reader.pread(5 * 1024, 2048)
     assert len(reader.pread(7 * 1024, 1024)) == 1024
     reader.close()
+
+
+def test_without_a_thread_everything_is_read_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    data = os.urandom(20 * 1024)
+    with (tmp_path / "frames").open("wb") as file:
+        writer = FramesWriter(file, frame_size=1024)
+        writer.write(data)
+        writer.close()
+    reader = FramesReader(str(tmp_path / "frames"))
+    assert b"".join(reader.pread(at, 512) for at in range(0, len(data), 512)) == data
+    reader.close()
