@@ -35,6 +35,8 @@ Handler = Callable[[int, int, tuple[int, ...]], Reply]
 _BODY = protocol.IN_HEADER.size
 _DONE = b""
 _TIMES_KEPT = SetattrFlag.MTIME | SetattrFlag.CTIME | SetattrFlag.FH
+_SMALL = 8192
+"""Bytes that are sooner copied than written in two parts."""
 _MAX_PARTS = 1000
 """writev(2) takes 1024."""
 _OUT = protocol.OUT_HEADER
@@ -43,7 +45,6 @@ WANTED = (
     InitFlag.ASYNC_READ
     | InitFlag.BIG_WRITES
     | InitFlag.DO_READDIRPLUS
-    | InitFlag.READDIRPLUS_AUTO
     | InitFlag.ASYNC_DIO
     | InitFlag.WRITEBACK_CACHE
     | InitFlag.NO_OPEN_SUPPORT
@@ -155,6 +156,10 @@ class Requests:
                 return _OUT.pack(16 + len(body), 0, header[2]) + body
             if body is None:
                 return None
+            if len(body) == 1:
+                part = body[0]
+                head = _OUT.pack(16 + len(part), 0, header[2])
+                return head + part if len(part) <= _SMALL else [head, part]
             if len(body) > _MAX_PARTS:
                 body = [b"".join(body)]
             length = 16 + sum([len(part) for part in body])
