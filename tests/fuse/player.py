@@ -393,9 +393,11 @@ class Player:
             assert any(page == version[at : at + len(page)].ljust(len(page), b"\0") for version in versions), (
                 f"page {at // PAGE} of {path!r} is none that was ever written"
             )
+        mode = stat.S_IMODE(os.stat(plain).st_mode)
         with open(plain, "r+b") as file:
             file.truncate(0)
             file.write(content)
+        os.chmod(plain, mode)  # writing has cleared set-id bits
 
 
 def snapshot(root: str, *, sizes: bool = True) -> Snapshot:
