@@ -14,7 +14,7 @@ import pytest
 
 from fuse.server import Adapter
 
-pytestmark = pytest.mark.fuse
+pytestmark = [pytest.mark.fuse, pytest.mark.userns]  # which root is not asked for
 
 
 @pytest.fixture
@@ -24,7 +24,10 @@ def stack(tmp_path: Path) -> Iterator[Path]:
     (tmp_path / "lower/file").write_text("below")
     yield tmp_path
     with open("/proc/self/mounts") as mounts:
-        assert str(tmp_path) not in mounts.read()
+        left = str(tmp_path) in mounts.read()
+    if left:
+        unmount(tmp_path)
+    assert not left, "a mount was left"
 
 
 def command(stack: Path, *more: str) -> list[str]:
@@ -77,6 +80,23 @@ def test_a_killed_server_is_told_and_its_mount_taken_away(stack: Path, adapter: 
     assert f"the server of {stack}/merged was ended by SIGKILL, so the mount is gone" in words
     assert words.count("\n") == 1
     assert not os.path.ismount(stack / "merged")
+
+
+def test_owners_that_nobody_sees_need_not_be_kept(stack: Path, adapter: Adapter) -> None:
+    """A lower directory of root's, changed by somebody who cannot give files away."""
+    for option, works in (("fsync=1", False), (f"squash_to_uid={os.getuid()},squash_to_gid={os.getgid()}", True)):
+        options = f"lowerdir=/etc,upperdir={stack}/upper,workdir={stack}/work,adapter={adapter},{option}"
+        subprocess.run([sys.executable, "-m", "fuse", "-o", options, str(stack / "merged")], check=True)
+        try:
+            if works:
+                assert (stack / "merged/passwd").stat().st_uid == os.getuid()
+                (stack / "merged/passwd").write_text("changed")
+                assert (stack / "upper/passwd").read_text() == "changed"
+            else:
+                with pytest.raises(PermissionError):
+                    (stack / "merged/passwd").write_text("changed")
+        finally:
+            unmount(stack)
 
 
 def test_modes_are_real_unless_asked_otherwise(stack: Path, adapter: Adapter) -> None:
