@@ -61,6 +61,10 @@ class Owners:
     def identity(self) -> bool:
         return self.uids.identity and self.gids.identity
 
+    @property
+    def squashed(self) -> bool:
+        return self.uids.squash is not None or self.gids.squash is not None
+
 
 def owners(uidmap: Sequence[Range] | None, gidmap: Sequence[Range] | None) -> Owners:
     """Owners from triples; None keeps the ids as they are."""

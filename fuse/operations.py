@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import select
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
@@ -390,11 +391,17 @@ class _Waiter:
             poll.poll()
 
 
+def _not_of_callers_that_left(record: logging.LogRecord) -> bool:
+    """pyfuse3 complains of answers that nobody waits for: to a RELEASE at the end, to an interrupted caller."""
+    return not ("fuse_reply_* failed" in str(record.msg) and os.strerror(errno.ENOENT) in record.getMessage())
+
+
 def serve_pyfuse3(
     device: int, tree: Tree, options: MountOptions, *, on_ready: Callable[[], None], on_idle: Callable[[], None]
 ) -> None:
     """Answer the requests on a /dev/fuse that is mounted already, until the mount goes away; then close it."""
     overlay = Overlay(tree, timeout=options.timeout, writeback=options.writeback, xattrs=options.xattrs)
+    logging.getLogger("pyfuse3").addFilter(_not_of_callers_that_left)
     pyfuse3.trio = _Waiter(on_ready, on_idle)  # type: ignore[attr-defined]
     pyfuse3.init(overlay, f"/dev/fd/{device}", set())
     loop = pyfuse3.main(1, 1)

@@ -69,7 +69,7 @@ def serve(
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     ready = _Ready(ready_fd)
     try:
-        top = None if upper is None else _open_upper(upper, work, ownership, override)
+        top = None if upper is None else _open_upper(upper, work, ownership, override, upper_owners or Owners())
         tree = Tree(
             lowers,
             top,
@@ -90,8 +90,14 @@ def serve(
     return True
 
 
-def _open_upper(upper: str, work: str | None, ownership: Ownership, override: bytes) -> UpperDirectory:
-    return UpperDirectory(upper, upper if work is None else work, ownership=ownership, override=override)
+def _open_upper(upper: str, work: str | None, ownership: Ownership, override: bytes, owners: Owners) -> UpperDirectory:
+    return UpperDirectory(
+        upper,
+        upper if work is None else work,
+        ownership=ownership,
+        override=override,
+        squashed=owners.squashed,
+    )
 
 
 def _serve_tree(tree: Tree, mountpoint: str, options: MountOptions, ready: _Ready, cache: FrameCache | None) -> None:

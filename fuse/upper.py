@@ -44,10 +44,15 @@ class UpperDirectory(DirectoryLayer):
         *,
         ownership: Ownership = Ownership.AUTO,
         override: bytes = CONTAINERS_XATTR,
+        squashed: bool = False,
     ) -> None:
-        """`override` is the attribute for Ownership.XATTR, in a directory that was not written with another one."""
+        """`override` is the attribute for Ownership.XATTR, in a directory that was not written with another one.
+
+        `squashed`: nobody will see the owners, so with real ones it is no failure that a file cannot have its own.
+        """
         super().__init__(path)
         self.fd = self._fd
+        self._squashed = squashed
         self._work_fd = os.open(work, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         if os.stat(self._work_fd).st_dev != os.stat(self._fd).st_dev:
             raise OSError(
@@ -256,7 +261,7 @@ class UpperDirectory(DirectoryLayer):
                 return
         if self._overrides is not None:
             self._overrides.made_really(os.stat(path, dir_fd=dir_fd, follow_symlinks=False).st_ino)
-        os.chown(path, uid, gid, dir_fd=dir_fd, follow_symlinks=False)
+        self._chown(path, uid, gid, dir_fd, follow=False)
         if kind != stat.S_IFLNK:
             os.chmod(path, mode & PERMISSIONS, dir_fd=dir_fd)
 
@@ -290,7 +295,14 @@ class UpperDirectory(DirectoryLayer):
                 if stat.S_ISREG(before.st_mode):
                     _remove_capabilities(where, follow=follow)
                 return
-        os.chown(path, uid, gid, dir_fd=self._fd, follow_symlinks=follow)
+        self._chown(path, uid, gid, self._fd, follow=follow)
+
+    def _chown(self, path: bytes, uid: int, gid: int, dir_fd: int, *, follow: bool) -> None:
+        try:
+            os.chown(path, uid, gid, dir_fd=dir_fd, follow_symlinks=follow)
+        except OSError as error:
+            if not self._squashed or error.errno not in (errno.EPERM, errno.EINVAL):
+                raise
 
     def chmod(self, path: bytes, mode: int) -> None:
         """Of anything but a symbolic link."""
