@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Callable
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -16,7 +17,7 @@ from fuse.entry import Entry
 from fuse.tree import Tree
 from fuse.upper import UpperDirectory
 from tests.fuse.archives import archive, hardlink
-from tests.fuse.model import File, Folder, Model
+from tests.fuse.model import File, Folder, Link, Model
 from tests.fuse.test_tree import ME, Overlay, change, changes, compare, layers, outcome
 
 WRITING = (
@@ -73,21 +74,14 @@ def either(overlay: Overlay, before: Model, after: Model) -> None:
         compare(overlay, after)
 
 
-@settings(deadline=None, max_examples=250, suppress_health_check=[HealthCheck.too_slow])
-@given(
-    specs=layers,
-    steps=st.lists(changes, max_size=6),
-    last=changes.filter(lambda step: step[0] not in ("forget", "remount", "write")),
-    call=st.integers(0, 12),
-    archives=st.booleans(),
-)
-def test_a_change_is_seen_whole_or_not_at_all(
+def check(
     specs: list[dict[bytes, object]],
     steps: list[tuple[object, ...]],
     last: tuple[object, ...],
     call: int,
     archives: bool,
-) -> None:
+) -> bool:
+    """Make a tree by steps, die in the last one; whether it came to dying."""
     with tempfile.TemporaryDirectory(prefix="rc-tree-") as folder:
         overlay = Overlay(folder, specs, archives=archives, upper=UpperDirectory)
         before = Model(specs)
@@ -97,23 +91,67 @@ def test_a_change_is_seen_whole_or_not_at_all(
         after = copy.deepcopy(before)
         what, *arguments = last
         outcome(change, after, what, arguments)
-        if what == "create":  # is two calls: the file, and what is written to it
-            middle = copy.deepcopy(before)
-            outcome(change, middle, what, [arguments[0], b""])
-        else:
-            middle = after
         killed = killed_at(call, getattr(overlay, str(what)), arguments)
         overlay.remount()
-        try:
-            either(overlay, before if killed else after, after)
-        except AssertionError:
-            compare(overlay, middle)
+        either(overlay, before if killed else after, after)
         overlay.tree.close()
         assert os.listdir(folder + "/work") == []
+        return killed
 
 
-@settings(deadline=None, max_examples=40)
-@given(call=st.integers(0, 14))
+def layer() -> dict[bytes, object]:
+    inner = {b"a": File(b"x"), b"b": Folder({b"c": File(b"deep"), b"a": Link(b"a")})}
+    return {b"a": Folder(inner), b"b": Folder({b"a": File(b"y")}), b"c": File(b"z")}
+
+
+@pytest.mark.parametrize(
+    ("steps", "last"),
+    [
+        ([], ("chmod", b"a/b/c", 0o700)),
+        ([], ("unlink", b"a/b/c")),
+        ([("write", b"a/b/c", 0, b"new", False)], ("unlink", b"a/b/c")),
+        ([("unlink", b"c")], ("mkdir", b"c")),
+        ([("unlink", b"c")], ("symlink", b"c")),
+        ([("unlink", b"b/a")], ("rmdir", b"b")),
+        ([("mkdir", b"a/c")], ("rmdir", b"a/c")),
+        ([("unlink", b"c")], ("link", b"b/a", b"c")),
+        ([], ("rename", b"c", b"a/c", 0)),
+        ([], ("rename", b"c", b"b/a", 0)),
+        ([], ("rename", b"a", b"b/c", 0)),
+        ([("unlink", b"b/a")], ("rename", b"a", b"b", 0)),
+        ([("unlink", b"b/a"), ("rmdir", b"b")], ("rename", b"a", b"b", 0)),
+        ([("unlink", b"b/a"), ("mkdir", b"a/c")], ("rename", b"a/c", b"b", 0)),
+        ([("unlink", b"b/a"), ("rmdir", b"b"), ("mkdir", b"a/c")], ("rename", b"a/c", b"b", 0)),
+        ([], ("rename", b"a", b"c", 2)),
+        ([], ("rename", b"a", b"b", 2)),
+    ],
+)
+def test_a_kill_before_each_call(steps: list[tuple[object, ...]], last: tuple[object, ...]) -> None:
+    calls = 0
+    while check([layer()], steps, last, calls, archives=True):
+        calls += 1
+    assert calls > 0
+
+
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    specs=layers,
+    steps=st.lists(changes, max_size=6),
+    last=changes.filter(lambda step: step[0] not in ("forget", "remount", "write", "create")),
+    call=st.integers(0, 25),
+    archives=st.booleans(),
+)
+def test_a_change_is_seen_whole_or_not_at_all(
+    specs: list[dict[bytes, object]],
+    steps: list[tuple[object, ...]],
+    last: tuple[object, ...],
+    call: int,
+    archives: bool,
+) -> None:
+    check(specs, steps, last, call, archives)
+
+
+@pytest.mark.parametrize("call", range(26))
 def test_all_names_of_a_file_are_copied_up_or_none(call: int) -> None:
     linked = File(b"content")
     spec: dict[bytes, object] = {b"a": linked, b"b": linked, b"d": Folder({b"c": linked})}
