@@ -128,7 +128,8 @@ class CopyUp:
             if shown_xattr(name) is None:
                 continue
             try:
-                os.setxattr(b"/proc/self/fd/%d/%s" % (fd, scratch), name, value, follow_symlinks=False)
+                key = self._upper.xattr_key(name)
+                os.setxattr(b"/proc/self/fd/%d/%s" % (fd, scratch), key, value, follow_symlinks=False)
             except OSError as error:
                 if error.errno not in _LEFT_OUT:
                     raise

@@ -12,10 +12,14 @@ from fuse.ids import Owners
 from fuse.inodes import Directory, Inode
 from fuse.layers import Buffer, Layer, Place
 from fuse.layers.directory import DirectoryFile
+from fuse.ownership import Ownership
 from fuse.syscalls import set_times
-from fuse.upper import UpperDirectory, is_open_file, without_set_id
+from fuse.upper import CAPABILITY_XATTR, UpperDirectory, is_open_file, without_set_id
 from fuse.view import View, fail
 from fuse.whiteout import stored_xattr
+
+_CAPABLE = 1 << 16
+"""In the place of set-id bits: the file has capabilities in an attribute that the kernel does not know."""
 
 
 class Files(View):
@@ -64,8 +68,16 @@ class Files(View):
         inode.changed()
         written = os.pwrite(file.fd, data, offset)
         if inode.set_id:
-            os.fchmod(file.fd, inode.set_id)
+            self._after_write(inode, file.fd)
         return written
+
+    def _after_write(self, inode: Inode, fd: int) -> None:
+        """Give back the set-id bits that the kernel took, or take away the capabilities that it did not see."""
+        if inode.set_id == _CAPABLE:
+            self._writable().remove_capabilities(self._where(inode))
+            inode.set_id = 0
+        else:
+            os.fchmod(fd, inode.set_id)
 
     def fsync(self, inode: Inode, *, data_only: bool) -> None:
         """A file's name is then on the disk too, also where copy-up made the directories that lead to it."""
@@ -112,7 +124,11 @@ class Files(View):
             return inode.file
         file = self._open_upper(inode, write=True)
         if not inode.bare:
-            inode.set_id = _with_set_id(os.fstat(file.fd).st_mode)
+            upper = self._writable()
+            if upper.ownership is Ownership.REAL:
+                inode.set_id = _with_set_id(os.fstat(file.fd).st_mode)
+            elif upper.has_capabilities_apart(self._where(inode)):
+                inode.set_id = _CAPABLE
         return file
 
     # Changing a file.
@@ -142,6 +158,8 @@ class Files(View):
             os.ftruncate(inode.file.fd, size)
         else:
             os.truncate(self._writable().for_xattrs(self._where(inode)), size)
+        if not inode.bare and self._writable().has_capabilities_apart(self._where(inode)):
+            self._writable().remove_capabilities(self._where(inode))
         inode.changed()
 
     def set_times(self, inode: Inode, atime_ns: int | None, mtime_ns: int | None) -> None:
@@ -167,7 +185,7 @@ class Files(View):
         upper = self._writable()
         upper.chmod(self._where(inode), mode)
         if inode.mode == stat.S_IFREG:
-            inode.set_id = 0 if upper.has_overrides else _with_set_id(mode)
+            inode.set_id = _with_set_id(mode) if upper.ownership is Ownership.REAL else 0
         inode.changed()
 
     def set_xattr(self, inode: Inode, name: bytes, value: bytes, flags: int = 0) -> None:
@@ -178,7 +196,10 @@ class Files(View):
         self.copy_up(inode)
         path = self._where(inode)
         inode.bare = False
-        os.setxattr(self._writable().for_xattrs(path), stored, value, flags, follow_symlinks=is_open_file(path))
+        upper = self._writable()
+        if stored == CAPABILITY_XATTR and upper.sets_security_apart:
+            inode.set_id = _CAPABLE
+        os.setxattr(upper.for_xattrs(path), upper.xattr_key(stored), value, flags, follow_symlinks=is_open_file(path))
         inode.changed()
 
     def remove_xattr(self, inode: Inode, name: bytes) -> None:
@@ -189,7 +210,8 @@ class Files(View):
             self.xattr(inode, name)  # nothing to remove is no reason to copy up
             self.copy_up(inode)
         path = self._where(inode)
-        os.removexattr(self._writable().for_xattrs(path), stored, follow_symlinks=is_open_file(path))
+        upper = self._writable()
+        os.removexattr(upper.for_xattrs(path), upper.xattr_key(stored), follow_symlinks=is_open_file(path))
         inode.changed()
 
     def copy_up(self, inode: Inode, *, truncate: bool = False) -> None:

@@ -13,6 +13,7 @@ import stat
 from fuse.inodes import Directory, Inode
 from fuse.layers import Place
 from fuse.layers.directory import DirectoryFile
+from fuse.ownership import Ownership
 from fuse.ranges import Ranges
 from fuse.view import NAME_MAX, fail
 from fuse.whiteout import is_reserved_name
@@ -174,7 +175,7 @@ class Names(Ranges):
         inode = self.adopt(directory, name, (Place(upper, path, mode, ident),))
         inode.found = found
         inode.bare = True
-        if mode & (stat.S_ISUID | stat.S_ISGID) and stat.S_ISREG(mode) and not upper.has_overrides:
+        if mode & (stat.S_ISUID | stat.S_ISGID) and stat.S_ISREG(mode) and upper.ownership is Ownership.REAL:
             inode.set_id = stat.S_IMODE(mode)
         if isinstance(inode, Directory):
             inode.names_above = set()

@@ -23,6 +23,11 @@ USER_XATTR = b"user.fuseoverlayfs.override_stat"
 PRIVILEGED_XATTR = b"security.fuseoverlayfs.override_stat"
 """fuse-overlayfs's `xattr_permissions=1`; CAP_SYS_ADMIN of the host writes it."""
 
+SECURITY = b"security."
+SET_APART = b"user.containers.override_"
+"""Goes before the name of a `security.` attribute of a file with `CONTAINERS_XATTR`, as fuse-overlayfs has it: file
+capabilities, which need the real owner. The real attributes of that kind are not shown."""
+
 PERMISSIONS = 0o7777
 
 _FORM = re.compile(

@@ -53,6 +53,7 @@ class Overrides:
         self.ownership = ownership
         """How files are kept that are not in the side file: REAL where that is only for what cannot be made here."""
         self._name = name
+        self.sets_security_apart = name == CONTAINERS_XATTR
         self._ledger = ledger
         self._work_fd = work_fd
         self._checked: set[int] = set()

@@ -18,7 +18,7 @@ from contextlib import suppress
 
 from fuse.attributes import Attributes, from_stat
 from fuse.layers.directory import DirectoryLayer
-from fuse.override import CONTAINERS_XATTR, PERMISSIONS, Override
+from fuse.override import CONTAINERS_XATTR, PERMISSIONS, SET_APART, Override
 from fuse.ownership import Overrides, Ownership, real_mode, stand_ins, write_with, written_with
 from fuse.syscalls import NFS, RenameFlag, file_system_type, renameat2
 from fuse.whiteout import OPAQUE_MARKER, OPAQUE_VALUE, OPAQUE_XATTR, WHITEOUT_PREFIX
@@ -293,7 +293,7 @@ class UpperDirectory(DirectoryLayer):
                 where = self.for_xattrs(path)
                 overrides.put(where, stat.S_IFMT(before.st_mode), override, follow=follow)
                 if stat.S_ISREG(before.st_mode):
-                    _remove_capabilities(where, follow=follow)
+                    self.remove_capabilities(path)
                 return
         self._chown(path, uid, gid, self._fd, follow=follow)
 
@@ -302,6 +302,31 @@ class UpperDirectory(DirectoryLayer):
             os.chown(path, uid, gid, dir_fd=dir_fd, follow_symlinks=follow)
         except OSError as error:
             if not self._squashed or error.errno not in (errno.EPERM, errno.EINVAL):
+                raise
+
+    @property
+    def sets_security_apart(self) -> bool:
+        """Whether `security.` attributes are kept under other names (`xattr_key`), so that the kernel ignores them."""
+        return self._overrides is not None and self._overrides.sets_security_apart
+
+    def has_capabilities_apart(self, path: bytes) -> bool:
+        if not self.sets_security_apart:
+            return False
+        try:
+            os.getxattr(self.for_xattrs(path), SET_APART + CAPABILITY_XATTR, follow_symlinks=is_open_file(path))
+        except OSError as error:
+            if error.errno not in (errno.ENODATA, *_UNSUPPORTED):
+                raise
+            return False
+        return True
+
+    def remove_capabilities(self, path: bytes) -> None:
+        """As chown(2) and write(2) do with those of a real file."""
+        try:
+            key = self.xattr_key(CAPABILITY_XATTR)
+            os.removexattr(self.for_xattrs(path), key, follow_symlinks=is_open_file(path))
+        except OSError as error:
+            if error.errno not in (errno.ENODATA, *_UNSUPPORTED):
                 raise
 
     def chmod(self, path: bytes, mode: int) -> None:
@@ -504,15 +529,6 @@ def without_set_id(mode: int) -> int:
     if stat.S_ISDIR(mode):
         return mode
     return mode & ~(stat.S_ISUID | (stat.S_ISGID if mode & stat.S_IXGRP else 0))
-
-
-def _remove_capabilities(path: bytes, *, follow: bool) -> None:
-    """As chown(2) of a real file does."""
-    try:
-        os.removexattr(path, CAPABILITY_XATTR, follow_symlinks=follow)
-    except OSError as error:
-        if error.errno not in (errno.ENODATA, *_UNSUPPORTED):
-            raise
 
 
 def _bearer(kind: int) -> int:

@@ -395,20 +395,23 @@ class View:
             if inode.bare and name == CAPABILITY_XATTR:
                 fail(errno.ENODATA)
             path = self._where(inode)
-            return os.getxattr(self._writable().for_xattrs(path), stored, follow_symlinks=is_open_file(path))
+            upper = self._writable()
+            return os.getxattr(upper.for_xattrs(path), upper.xattr_key(stored), follow_symlinks=is_open_file(path))
         place = self._effective(inode)
         return place.layer.xattr(place.ref, stored)
 
     def xattr_names(self, inode: Inode) -> list[bytes]:
         if inode.upper:
             path = self._where(inode)
+            upper = self._writable()
             try:
-                names = os.listxattr(self._writable().for_xattrs(path), follow_symlinks=is_open_file(path))
+                names = os.listxattr(upper.for_xattrs(path), follow_symlinks=is_open_file(path))
             except OSError as error:
                 if error.errno != errno.EOPNOTSUPP:
                     raise
                 names = []
-            stored = [os.fsencode(name) for name in names]
+            found = (upper.xattr_of_key(os.fsencode(name)) for name in names)
+            stored = [name for name in found if name is not None]
         else:
             place = self._effective(inode)
             stored = list(place.layer.xattrs(place.ref))

@@ -12,6 +12,7 @@ from fuse.entry import Extent
 from fuse.errors import LayerError
 from fuse.layers import Buffer, Place
 from fuse.layers.links import HardLinks
+from fuse.override import SECURITY, SET_APART
 from fuse.ownership import Overrides, Ownership
 from fuse.whiteout import (
     METACOPY_XATTRS,
@@ -22,6 +23,8 @@ from fuse.whiteout import (
     WHITEOUT_PREFIX,
     WHITEOUT_XATTRS,
 )
+
+_SECURITY_APART = SET_APART + SECURITY
 
 _NO_XATTRS = (errno.EOPNOTSUPP, errno.ENOSYS)
 _OPAQUE, _REDIRECT, _METACOPY, _WHITEOUT = (
@@ -130,14 +133,33 @@ class DirectoryLayer:
         try:
             for name in os.listxattr(path, follow_symlinks=False):
                 key = os.fsencode(name)
-                found[key] = os.getxattr(path, key, follow_symlinks=False)
+                shown = self.xattr_of_key(key)
+                if shown is not None:
+                    found[shown] = os.getxattr(path, key, follow_symlinks=False)
         except OSError as error:
             if error.errno not in _NO_XATTRS:
                 raise
         return found
 
     def xattr(self, ref: bytes, name: bytes) -> bytes:
-        return os.getxattr(self._proc + ref, name, follow_symlinks=False)
+        return os.getxattr(self._proc + ref, self.xattr_key(name), follow_symlinks=False)
+
+    def xattr_key(self, name: bytes) -> bytes:
+        """Under which name an attribute is kept."""
+        overrides = self._overrides
+        if overrides is not None and overrides.sets_security_apart and name.startswith(SECURITY):
+            return SET_APART + name
+        return name
+
+    def xattr_of_key(self, key: bytes) -> bytes | None:
+        """The reverse of `xattr_key`; None for what is not to be seen."""
+        overrides = self._overrides
+        if overrides is not None and overrides.sets_security_apart:
+            if key.startswith(SECURITY):
+                return None
+            if key.startswith(_SECURITY_APART):
+                return key[len(SET_APART) :]
+        return key
 
     def names(self, place: Place) -> list[bytes]:
         return self._links.names(

@@ -741,3 +741,54 @@ def test_a_file_made_without_a_name_has_its_owner_when_it_gets_one(tmp_path: obj
     shown = overlay.tree.attributes(overlay.get(b"d/named"))
     assert (shown.mode, shown.uid, shown.gid) == (stat.S_IFREG | 0o640, 23, 8)
     overlay.tree.close()
+
+
+CAPABILITY = b"security.capability"
+PING = bytes.fromhex("0100000200200000000000000000000000000000")  # cap_net_raw=ep, revision 2
+
+
+def test_capabilities_are_set_apart_as_fuse_overlayfs_does(tmp_path: object) -> None:
+    folder = str(tmp_path)
+    overlay = Overlay(folder, Ownership.XATTR)
+    tree = overlay.tree
+    apart = b"user.containers.override_security.capability"
+    path = folder + "/upper/d/file"
+
+    def given() -> bool:
+        inode = overlay.get(b"d/file")
+        tree.set_xattr(inode, CAPABILITY, PING)
+        assert tree.xattr(inode, CAPABILITY) == os.getxattr(path, apart) == PING
+        assert tree.xattr_names(inode) == [CAPABILITY]
+        return True
+
+    def gone() -> bool:
+        inode = overlay.get(b"d/file")
+        with pytest.raises(OSError) as error:
+            tree.xattr(inode, CAPABILITY)
+        return error.value.errno == errno.ENODATA and apart.decode() not in os.listxattr(path)
+
+    inode = overlay.get(b"d/file")
+    assert given()
+    tree.chown(inode, 1, 1)
+    assert gone() and given()
+    tree.write(inode, 0, b"x")
+    assert gone() and given()
+    tree.write(inode, 0, b"x")
+    assert gone() and given()
+    tree.truncate(inode, 0)
+    assert gone() and given()
+    tree.chmod(inode, 0o700)
+    stored = StoredUpper(folder + "/upper", folder + "/work")
+    assert stored.xattrs(b"d/file")[CAPABILITY] == stored.xattr(b"d/file", CAPABILITY) == PING
+    stored.close()
+    overlay.remount()
+    tree = overlay.tree
+    assert tree.xattr(overlay.get(b"d/file"), CAPABILITY) == PING
+    tree.open(overlay.get(b"d/file"), os.O_RDWR)
+    assert tree.xattr(overlay.get(b"d/file"), CAPABILITY) == PING
+    tree.write(overlay.get(b"d/file"), 0, b"x")
+    assert gone() and given()
+    tree.remove_xattr(overlay.get(b"d/file"), CAPABILITY)
+    assert gone()
+    tree.release(overlay.get(b"d/file"))
+    tree.close()
