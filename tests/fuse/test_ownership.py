@@ -33,6 +33,8 @@ from tests.kit.userns import in_namespaces
 
 ONLY_ROOT = Owners(IdMap(((0, 0, 1),)), IdMap(((0, 0, 1),)))
 NULL = os.makedev(1, 3)
+CAPABILITY = b"security.capability"
+PING = bytes.fromhex("0100000200200000000000000000000000000000")  # cap_net_raw=ep, revision 2
 
 
 def layer(folder: str, name: str = "layer") -> Layer:
@@ -649,6 +651,12 @@ def test_with_many_ids_everything_is_shown_where_nothing_can_be_real(folder: str
             os.mkfifo(root + "/mine/fifo")
             os.chown(root + "/mine", 21, 22)
             os.chmod(root + "/disk", 0o640)
+            for name in ("one", "empty") if ownership is Ownership.XATTR else ():
+                os.setxattr(f"{root}/{name}", CAPABILITY, PING)
+                assert os.listxattr(f"{root}/{name}") == ["security.capability"]
+            if ownership is Ownership.XATTR:
+                write("more", root, "empty")
+                assert os.listxattr(root + "/empty") == []
         with mounted(here, [layer(here)], uidmap=keep_id, gidmap=keep_id) as root:
             found = {
                 path: (status.st_uid, status.st_gid, oct(stat.S_IMODE(status.st_mode)))
@@ -664,6 +672,7 @@ def test_with_many_ids_everything_is_shown_where_nothing_can_be_real(folder: str
                 "disk": (2, 7, "0o640"),
             }
         stored = StoredUpper(here + "/upper", here + "/work")
+        assert ownership is Ownership.FILE or CAPABILITY in stored.xattrs(b"one")
         assert stored.attributes(b"d/file").uid == 1000  # what the image calls the id that is 0 here
         assert stored.attributes(b"mine").uid == 20
         stored.close()
@@ -741,10 +750,6 @@ def test_a_file_made_without_a_name_has_its_owner_when_it_gets_one(tmp_path: obj
     shown = overlay.tree.attributes(overlay.get(b"d/named"))
     assert (shown.mode, shown.uid, shown.gid) == (stat.S_IFREG | 0o640, 23, 8)
     overlay.tree.close()
-
-
-CAPABILITY = b"security.capability"
-PING = bytes.fromhex("0100000200200000000000000000000000000000")  # cap_net_raw=ep, revision 2
 
 
 def test_capabilities_are_set_apart_as_fuse_overlayfs_does(tmp_path: object) -> None:
