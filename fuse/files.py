@@ -56,7 +56,8 @@ class Files(View):
             truncate = False
         file = self._open_to_change(inode)
         if truncate:
-            os.ftruncate(file.fd, 0)
+            os.ftruncate(file.fd, 0)  # which takes set-id bits away, as it should
+            inode.set_id = _with_set_id(without_set_id(inode.set_id))
             inode.changed()
         inode.opens += 1
 

@@ -249,7 +249,11 @@ def test_set_id_bits_and_capabilities_go_with_a_change(folder: str) -> None:
             with open(program, "r+b") as file:
                 file.write(b"x")
 
-        for change in (write_one, lambda: os.truncate(program, 3), lambda: open(program, "w").close()):
+        def write_anew() -> None:
+            with open(program, "w") as file:
+                file.write("x")
+
+        for change in (write_one, lambda: os.truncate(program, 3), lambda: open(program, "w").close(), write_anew):
             os.chown(program, 1000, 1000)
             os.chmod(program, 0o6755)
             os.setxattr(program, "security.capability", CAPABILITY)
