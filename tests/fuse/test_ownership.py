@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import errno
 import os
+import shutil
+import signal
 import stat
 import subprocess
 import tempfile
@@ -24,7 +26,8 @@ from fuse.layers.directory import DirectoryLayer
 from fuse.ledger import LEDGER, Ledger
 from fuse.override import CONTAINERS_XATTR, Override, detect
 from fuse.ownership import Overrides, Ownership
-from fuse.syscalls import NFS, birth_ns
+from fuse.server import Adapter, MountOptions, serve
+from fuse.syscalls import MNT_DETACH, NFS, birth_ns, umount
 from fuse.tree import Tree
 from fuse.upper import StoredUpper, UpperDirectory
 from tests.fuse.archives import archive, directory, hardlink, regular, symlink
@@ -797,3 +800,53 @@ def test_capabilities_are_set_apart_as_fuse_overlayfs_does(tmp_path: object) -> 
     assert gone()
     tree.release(overlay.get(b"d/file"))
     tree.close()
+
+
+@pytest.mark.fuse
+@pytest.mark.userns
+@pytest.mark.parametrize("ownership", [Ownership.XATTR, Ownership.FILE])
+def test_a_killed_server_leaves_owners_that_were_given(ownership: Ownership, adapter: Adapter) -> None:
+    def work() -> None:
+        with tempfile.TemporaryDirectory(prefix="rc-owners-") as folder:
+            for name in ("upper", "work", "merged"):
+                os.mkdir(f"{folder}/{name}")
+            UpperDirectory(folder + "/upper", folder + "/work", ownership=ownership).close()
+            made = 0
+            for steps in (3, 10, 24, 1, 40):
+                readable, writing = os.pipe()
+                server = os.fork()
+                if server == 0:
+                    options = MountOptions(adapter=adapter)
+                    serve(folder + "/merged", [layer(folder, f"layer{steps}")], folder + "/upper", folder + "/work",
+                          ready_fd=writing, options=options)  # fmt: skip
+                    os._exit(0)
+                os.close(writing)
+                with os.fdopen(readable, "rb") as ready:
+                    assert ready.read() == b"1"
+                root = folder + "/merged/"
+                for number in range(made):
+                    found = os.lstat(f"{root}file{number}")
+                    assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (number % 50, 7, 0o4711)
+                assert os.stat(root + "d/file").st_uid == 33
+                killer = os.fork()
+                if killer == 0:  # in the middle of what the other does
+                    while os.path.lexists(f"{root}file{made + steps}") is False:
+                        pass
+                    os.kill(server, signal.SIGKILL)
+                    os._exit(0)
+                try:
+                    for number in range(made, made + 10_000):
+                        path = f"{root}scratch{number}"
+                        write("", path)
+                        os.chown(path, number % 50, 7)
+                        os.chmod(path, 0o4711)
+                        os.rename(path, f"{root}file{number}")
+                        made = number + 1
+                except OSError as error:
+                    assert error.errno in (errno.ENOTCONN, errno.ECONNABORTED, errno.ENOENT, errno.EIO)
+                for pid in (server, killer):
+                    os.waitpid(pid, 0)
+                umount(root.rstrip("/").encode(), MNT_DETACH)
+            shutil.rmtree(folder + "/upper")
+
+    in_namespaces(work)
