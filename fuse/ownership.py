@@ -15,7 +15,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from contextlib import suppress
 from enum import Enum
 
 from fuse.attributes import Attributes, from_stat
@@ -178,9 +177,10 @@ def write_with(
 ) -> Overrides | None:
     """What to write a directory with; None is real ownership.
 
-    `path` is the directory, `scratch` a free name in the work directory. What the directory was written with before
-    decides; of a fresh one, what its file system and our ids let us do. The choice is marked by an override of the
-    directory itself, or by the side file. OSError where `wanted` is not possible.
+    `path` is the directory, `scratch` a name in the work directory: of an empty file of ours to try things on, which
+    the caller removes, or a free one. What the directory was written with before decides; of a fresh one, what its file
+    system and our ids let us do. The choice is marked by an override of the directory itself, or by the side file.
+    OSError where `wanted` is not possible.
     """
     try:
         ledger = Ledger(work_fd)
@@ -217,26 +217,34 @@ def _ownership_of(ledger: Ledger) -> Ownership:
 
 
 def _probe(work_fd: int, scratch: bytes, name: bytes) -> Ownership:
-    """Four or five system calls on an empty file."""
-    os.mknod(scratch, stat.S_IFREG | 0o600, dir_fd=work_fd)
+    """Two or five system calls, on the file that is there or on one that it makes."""
     try:
-        try:
-            os.chown(scratch, _ANOTHER_ID, _ANOTHER_ID, dir_fd=work_fd, follow_symlinks=False)
-        except OSError as error:
-            if error.errno not in _UNSUPPORTED:
-                raise
-        else:
-            # Some network file systems say yes and squash the ids.
-            status = os.stat(scratch, dir_fd=work_fd, follow_symlinks=False)
-            if (status.st_uid, status.st_gid) == (_ANOTHER_ID, _ANOTHER_ID):
-                return Ownership.REAL
-        try:
-            os.setxattr(b"/proc/self/fd/%d/%s" % (work_fd, scratch), name, b"0:0:0600:file", follow_symlinks=False)
-        except OSError as error:
-            if error.errno not in _UNSUPPORTED:
-                raise
-            return Ownership.FILE
-        return Ownership.XATTR
-    finally:
-        with suppress(FileNotFoundError):
+        real = _can_chown(work_fd, scratch)
+    except FileNotFoundError:
+        os.mknod(scratch, stat.S_IFREG | 0o600, dir_fd=work_fd)
+        real = _can_chown(work_fd, scratch)
+    else:
+        if not real:  # a device, which carries no `user.` attribute
             os.unlink(scratch, dir_fd=work_fd)
+            os.mknod(scratch, stat.S_IFREG | 0o600, dir_fd=work_fd)
+    if real:
+        return Ownership.REAL
+    try:
+        os.setxattr(b"/proc/self/fd/%d/%s" % (work_fd, scratch), name, b"0:0:0600:file", follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
+        return Ownership.FILE
+    return Ownership.XATTR
+
+
+def _can_chown(work_fd: int, scratch: bytes) -> bool:
+    try:
+        os.chown(scratch, _ANOTHER_ID, _ANOTHER_ID, dir_fd=work_fd, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
+        return False
+    # Some network file systems say yes and squash the ids.
+    status = os.stat(scratch, dir_fd=work_fd, follow_symlinks=False)
+    return (status.st_uid, status.st_gid) == (_ANOTHER_ID, _ANOTHER_ID)

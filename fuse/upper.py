@@ -63,9 +63,14 @@ class UpperDirectory(DirectoryLayer):
         self._serial = itertools.count()
         self._own = (os.geteuid(), os.getegid())
         self._clear_work()
-        self._devices = self._probe_devices()
+        scratch = self.scratch()
+        self._devices = self._probe_devices(scratch)
         self._rename_whiteout = self._devices
-        self._overrides = write_with(self._proc, self._work_fd, ownership, scratch=self.scratch(), name=override)
+        try:
+            self._overrides = write_with(self._proc, self._work_fd, ownership, scratch=scratch, name=override)
+        finally:
+            with suppress(FileNotFoundError):
+                os.unlink(scratch, dir_fd=self._work_fd)
 
     @property
     def has_overrides(self) -> bool:
@@ -478,14 +483,15 @@ class UpperDirectory(DirectoryLayer):
         mark = os.path.join(parent, WHITEOUT_PREFIX + name)
         os.close(os.open(mark, os.O_CREAT | os.O_CLOEXEC, 0o644, dir_fd=self._fd))
 
-    def _probe_devices(self) -> bool:
-        """Whether 0/0 devices can be made here: in a user namespace since Linux 5.8, and not on every file system."""
-        scratch = self.scratch()
+    def _probe_devices(self, scratch: bytes) -> bool:
+        """Whether 0/0 devices can be made here: in a user namespace since Linux 5.8, and not on every file system.
+
+        Leaves one behind in the work directory, if so.
+        """
         try:
             os.mknod(scratch, stat.S_IFCHR, 0, dir_fd=self._work_fd)
         except OSError:
             return False
-        os.unlink(scratch, dir_fd=self._work_fd)
         return True
 
     def _clear_work(self) -> None:

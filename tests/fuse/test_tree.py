@@ -67,7 +67,7 @@ class PlainUpper(UpperDirectory):
         super().__init__(path, work, ownership=ownership)
         self.on_nfs = True
 
-    def _probe_devices(self) -> bool:
+    def _probe_devices(self, _scratch: bytes) -> bool:
         return False
 
     def set_opaque_xattr(self, _path: bytes) -> None:
