@@ -88,6 +88,7 @@ class Names(Ranges):
         inode = self.lookup(directory, name)
         if isinstance(inode, Directory):
             fail(errno.EISDIR)
+        self._part(inode)
         self.copy_up(directory)
         upper = self._writable()
         path = self._path_of(directory, name)
@@ -182,6 +183,13 @@ class Names(Ranges):
         return inode
 
     # Before and after a name goes.
+
+    def _part(self, inode: Inode) -> None:
+        """Copy up a file of a layer that is to lose one of its names, for what is left is another number of links."""
+        if not inode.upper:
+            layer, ref, *_ = self._effective(inode)
+            if layer.attributes(ref).nlink > 1:
+                self.copy_up(inode)
 
     def _outlive(self, inode: Inode, path: bytes) -> None:
         """Before a name in the upper goes: see to it that the file can still be reached by those who hold it."""

@@ -64,6 +64,8 @@ class Tree(Names):
         self.copy_up(old)
         self.copy_up(new)
         old_path, new_path = self._path_of(old, old_name), self._path_of(new, new_name)
+        if target is not None and not isinstance(target, Directory):
+            self._part(target)
         if target is not None and target.upper:
             if isinstance(target, Directory):
                 self._empty(target, new_path)

@@ -138,7 +138,6 @@ def play_round(stage: Stage, player: Player) -> None:
         player.compare()
     elif ending == "rotate":  # what was the upper directory is the topmost layer
         player.let_go()
-        one_name_each(player)
         stage.unmount()
         stage.lowers.append(stage.upper)
         stage.new_upper()
@@ -172,14 +171,3 @@ def die(stage: Stage, player: Player, how: str) -> None:
     player.compare_after_kill()
     player.let_go()
     player.compare()
-
-
-def one_name_each(player: Player) -> None:
-    """A layer that is a directory does not tell all names of a file beforehand, so there are none with two."""
-    for root in (player.mount, player.plain):
-        for folder, folders, names in os.walk(root):
-            folders.sort()
-            for name in sorted(names):
-                path = os.path.join(folder, name)
-                if os.lstat(path).st_nlink > 1:
-                    os.unlink(path)
