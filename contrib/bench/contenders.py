@@ -53,11 +53,19 @@ class Contender(Protocol):
 class Ours:
     """rcontain's overlay. The server is forked from a process that has it imported, as the engine does it."""
 
-    def __init__(self, name: str, title: str, *, archives: bool, adapter: Literal["device", "pyfuse3"]) -> None:
+    def __init__(
+        self,
+        name: str,
+        title: str,
+        *,
+        archives: bool = True,
+        adapter: Literal["device", "pyfuse3"] = "device",
+        writeback: bool = False,
+    ) -> None:
         self.name = name
         self.title = title
         self._archives = archives
-        self._options = MountOptions(adapter=adapter)
+        self._options = MountOptions(adapter=adapter, writeback=writeback)
 
     def start(self, stack: Stack, base: str) -> int:
         cache = FrameCache()
