@@ -7,6 +7,7 @@ import logging
 import os
 import select
 from collections.abc import Callable
+from contextlib import suppress
 from time import perf_counter
 
 from fuse.mounting import MountOptions
@@ -121,7 +122,8 @@ def _serve(device: int, requests: Requests, on_ready: Callable[[], None], on_idl
                 return
             if error.errno != errno.ENOENT:  # that is a caller who was interrupted and waits no longer
                 log.error("the kernel takes no answer to a request: %s", error)
-                write(device, requests.failure(errno.EIO))
+                with suppress(OSError):  # it may be that nobody waits for this one either
+                    write(device, requests.failure(errno.EIO))
         if not ready and requests.started:
             ready = True
             on_ready()

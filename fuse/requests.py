@@ -135,18 +135,16 @@ class Requests:
             return None
         header = protocol.IN_HEADER.unpack_from(self.buffer)
         opcode = header[1]
+        found = self._handlers.get(opcode)
+        if found is None:
+            return _OUT.pack(16, -errno.ENOSYS, header[2])
+        handler, least = found
         try:
-            handler, least = self._handlers[opcode]
             if length < least or length != header[0]:
                 raise ProtocolError(f"{length} bytes")
             body = handler(header[3], length, header)
         except OSError as error:
             return _OUT.pack(16, -(error.errno or errno.EIO), header[2])
-        except KeyError as error:
-            if error.args != (opcode,):
-                log.exception("%s failed", Header._make(header[:7]))
-                return _OUT.pack(16, -errno.EIO, header[2])
-            return _OUT.pack(16, -errno.ENOSYS, header[2])
         except (LayerError, ProtocolError) as error:
             log.error("%s of node %d: %s", _word(opcode), header[3], error)
         except Exception:
