@@ -9,9 +9,12 @@ import mmap
 import os
 import stat
 import struct
+from pathlib import Path
 
 import pytest
 
+from fuse.tree import Tree
+from fuse.upper import UpperDirectory
 from tests.fuse.archives import archive, directory, hardlink, regular
 from tests.fuse.namespaces import in_namespace, mounted, read, write
 
@@ -319,3 +322,38 @@ def test_sync_is_answered(folder: str) -> None:
         os.close(fd)
     with mounted(folder, [layer(folder)]) as root, open(root + "/d/file", "rb") as file:
         assert file.read(2) == b"x\1"
+
+
+def test_what_copy_up_makes_is_synced_with_a_file(tmp_path: Path) -> None:
+    """And what copy-up copies, before it takes the place of the file below."""
+    for name in ("upper", "work"):
+        (tmp_path / name).mkdir()
+    me = {"uid": os.geteuid(), "gid": os.getegid()}
+    entries = [directory("d", **me), directory("d/e", **me), (regular("d/e/file", **me), b"content")]
+    lower = archive(str(tmp_path), "layer", entries)
+    synced: list[str] = []
+
+    def fsync(fd: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{fd}").removeprefix(f"{tmp_path}/"))
+        real(fd)
+
+    real = os.fsync
+    tree = Tree([lower], UpperDirectory(str(tmp_path / "upper"), str(tmp_path / "work")))
+    d = tree.lookup(tree.root, b"d")
+    e = tree.lookup(d, b"e")  # type: ignore[arg-type]
+    file = tree.lookup(e, b"file")  # type: ignore[arg-type]
+    for inode in (d, e, file):
+        inode.lookups += 1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
+        tree.open(file, os.O_RDWR)
+        assert [path.partition("/")[0] for path in synced] == ["work"]  # before the copy is moved into place
+        synced.clear()
+        tree.write(file, 0, b"C")
+        tree.fsync(file, data_only=False)
+        assert synced == ["upper/d/e/file", "upper/d/e", "upper/d", "upper"]
+        synced.clear()
+        tree.fsync(file, data_only=False)
+        assert synced == ["upper/d/e/file"]
+        tree.release(file)
+    tree.close()
