@@ -301,8 +301,8 @@ class _Parser:
         self._settings.adapter = _ADAPTERS[value]
 
     def _name(self, key: str, value: str) -> None:
-        if not value:
-            raise UsageError(f"{key} needs a value")
+        if not value or "\0" in value:
+            raise UsageError(f"{key} needs a value, without NUL")
         setattr(self._settings, key, value)
 
     def _debug(self, key: str, value: str) -> None:
@@ -375,6 +375,6 @@ def _absolute(key: str, path: str) -> str:
 
 
 def _number(key: str, value: str) -> int:
-    if not (value.isascii() and value.isdigit()) or int(value[:11]) >= 2**32:
+    if not (value.isascii() and value.isdigit() and len(value) <= 20) or int(value) >= 2**32:
         raise UsageError(f"{key}={value} is not a number that an id can have")
     return int(value)

@@ -97,9 +97,9 @@ def _mount_directly(mountpoint: str, options: MountOptions) -> int:
         data += ",allow_other"
     try:
         mount(
-            options.fsname.encode(),
+            os.fsencode(options.fsname),
             os.fsencode(mountpoint),
-            b"fuse." + options.subtype.encode(),
+            b"fuse." + os.fsencode(options.subtype),
             options.flags,
             data.encode(),
         )

@@ -5,11 +5,18 @@ from __future__ import annotations
 import os
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fuse.commandline import WITHOUT_EFFECT, CommandLine, UsageError, parse
 from fuse.override import CONTAINERS_XATTR, PRIVILEGED_XATTR
 from fuse.ownership import Ownership
 from fuse.syscalls import MountFlag
+
+KEYS = (
+    *("lowerdir", "lowerdir+", "upperdir", "workdir", "uidmapping", "gidmapping", "squash_to_uid", "timeout"),
+    *("xattr_permissions", "ownership", "fsname", "subtype", "fsync", "xino", "plugins", "adapter"),
+)
 
 DEFAULT_FLAGS = MountFlag.NODEV | MountFlag.NOATIME
 
@@ -135,6 +142,24 @@ def test_what_has_no_effect_here(option: str) -> None:
     assert options(f"{option}=1") == settings
 
 
+_WORDS = st.text(alphabet='\\:,="/0159.-+ae\0\udcff', max_size=12)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["", *KEYS, *sorted(WITHOUT_EFFECT)[:3]]), _WORDS), max_size=4), _WORDS)
+def test_any_options_are_settings_or_a_mistake(options: list[tuple[str, str]], mountpoint: str) -> None:
+    text = ",".join(f"{key}={value}" for key, value in options)
+    try:
+        settings = parse(["-o", text, mountpoint])
+    except UsageError as error:
+        assert str(error)
+        return
+    assert settings.lowers
+    for path in (settings.mountpoint, *settings.lowers, settings.upper or "/", settings.work or "/"):
+        assert path.startswith("/")
+        os.fsencode(path)
+    assert settings.owners.uids.shown(0) < 2**32
+
+
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
@@ -172,6 +197,8 @@ def test_what_has_no_effect_here(option: str) -> None:
         (["-o", "lowerdir=/a,allow_root", "/m"], "allow_root is not offered"),
         (["-o", "lowerdir=/a,adapter=libfuse", "/m"], "none of auto, device, pyfuse3"),
         (["-o", "lowerdir=/a,fsname", "/m"], "fsname needs a value"),
+        (["-o", "lowerdir=/a,fsname=a\\000b", "/m"], "without NUL"),
+        (["-o", "lowerdir=/a,squash_to_uid=00000000000000000000000099999999999", "/m"], "not a number"),
         (["--bogus", "/m"], "unknown option --bogus"),
     ],
 )
