@@ -14,6 +14,8 @@ import errno
 import logging
 import mmap
 import os
+import stat
+import struct
 from collections.abc import Callable
 
 from fuse import protocol
@@ -34,6 +36,10 @@ Handler = Callable[[int, int, tuple[int, ...]], Reply]
 
 _BODY = protocol.IN_HEADER.size
 _DONE = b""
+_OWNERS = SetattrFlag.UID | SetattrFlag.GID
+_OWNED = struct.Struct("=IIII")
+_OWNED_AT = 40 + 60
+"""Where mode, nlink, uid and gid are in an entry."""
 _TIMES_KEPT = SetattrFlag.MTIME | SetattrFlag.CTIME | SetattrFlag.FH
 _SMALL = 8192
 """Bytes that are sooner copied than written in two parts."""
@@ -324,7 +330,7 @@ class Requests:
             tree.truncate(inode, size)
         if valid & SetattrFlag.KILL_SUIDGID and not valid & (SetattrFlag.UID | SetattrFlag.GID):
             tree.drop_privileges(inode)  # changing an owner does that by itself
-        if valid & (SetattrFlag.UID | SetattrFlag.GID):
+        if valid & _OWNERS and not (inode.bare and valid & _OWNERS == _OWNERS and _owned(inode.reply, uid, gid)):
             tree.chown(inode, uid if valid & SetattrFlag.UID else None, gid if valid & SetattrFlag.GID else None)
         if valid & SetattrFlag.MODE:
             tree.chmod(inode, mode)
@@ -458,6 +464,14 @@ def _sized(value: bytes, size: int) -> bytes:
     if len(value) > size:
         raise OSError(errno.ERANGE, "")
     return value
+
+
+def _owned(rendered: bytes | None, uid: int, gid: int) -> bool:
+    """Whether chown(2) to these ids changes nothing: tar does that to each file that it has just made."""
+    if rendered is None:
+        return False
+    mode, _, has_uid, has_gid = _OWNED.unpack_from(rendered, _OWNED_AT)
+    return (has_uid, has_gid) == (uid, gid) and not mode & (stat.S_ISUID | stat.S_ISGID)
 
 
 def _word(opcode: int) -> str:
