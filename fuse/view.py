@@ -12,7 +12,7 @@ from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
-from fuse.attributes import Attributes
+from fuse.attributes import Attributes, from_stat
 from fuse.crowd import MANY, Crowds
 from fuse.glimpses import Glimpses, ShownIds
 from fuse.ids import Owners
@@ -359,7 +359,13 @@ class View:
         """What stat(2) shows."""
         known, inode.found = inode.found, None
         if inode.upper:
-            found = known or self._writable().attributes(self._where(inode))
+            file = inode.file
+            if known is not None:
+                found = known
+            elif isinstance(file, DirectoryFile) and not self._writable().has_overrides:
+                found = from_stat(os.fstat(file.fd))  # needs no path
+            else:
+                found = self._writable().attributes(self._where(inode))
             owners = self._upper_owners
         else:
             place = self._effective(inode)
