@@ -53,6 +53,8 @@ class Files(View):
         truncate = bool(flags & os.O_TRUNC)
         if not inode.upper:
             self.copy_up(inode, truncate=truncate)
+            if truncate:
+                self.drop_privileges(inode)
             truncate = False
         file = self._open_to_change(inode)
         if truncate:

@@ -244,6 +244,8 @@ def as_user(work) -> None:
 def test_set_id_bits_and_capabilities_go_with_a_change(folder: str) -> None:
     with mounted(folder, [layer(folder)]) as root:
         program = root + "/program"
+        open(program, "w").close()
+        assert stat.S_IMODE(os.stat(program).st_mode) == 0o755  # with the copy-up that it takes
 
         def mode() -> int:
             return stat.S_IMODE(os.stat(program).st_mode)
