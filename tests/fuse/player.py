@@ -159,6 +159,7 @@ class Player:
         self.random = random.Random(seed)
         self.log: list[str] = []
         self.held: list[tuple[int, int]] = []
+        self.mappings = True  # touching memory that a dead server has to fill is SIGBUS
         self.pending: Iterator[object] | None = None  # what was under way when the server died
         self.touched: str | None = None  # the file of `plain` whose data it changes
         self.versions: dict[int, list[bytes]] = {}  # what a file of `plain` held since it was last synced, by inode
@@ -171,6 +172,8 @@ class Player:
             self.turn_held()
             return
         operation, arguments = self.choose()
+        if operation is map_shared and not self.mappings:
+            return
         self.play(operation, *arguments)
 
     def play(self, operation: Callable[..., Steps], *arguments: object) -> None:

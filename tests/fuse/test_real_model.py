@@ -150,6 +150,7 @@ def play_round(stage: Stage, player: Player) -> None:
 
 def die(stage: Stage, player: Player, how: str) -> None:
     player.pending = player.touched = None
+    player.mappings = False
     if how == "kill in between":
         killer = os.fork()
         if killer == 0:
@@ -171,3 +172,4 @@ def die(stage: Stage, player: Player, how: str) -> None:
     player.compare_after_kill()
     player.let_go()
     player.compare()
+    player.mappings = True
