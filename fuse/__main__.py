@@ -147,6 +147,7 @@ def _serve(settings: CommandLine, ready_fd: int) -> bool:
             writeback=settings.writeback,
             durable=settings.durable,
             xattrs=settings.xattrs,
+            acls=settings.acls,
             adapter=settings.adapter,
             inherit_root=False,
         ),

@@ -36,6 +36,7 @@ options of the overlay (-o):
   writeback=0|1           whether the kernel collects writes (default 0)
   fsync=0|1, volatile     whether fsync reaches the disk (default 1)
   noxattrs=0|1            whether extended attributes are hidden (default 0)
+  noacl                   do not heed POSIX access control lists
   adapter=device|pyfuse3  how the kernel is spoken to (default device)
 and those of mount(8) and fuse(8): ro, nodev, nosuid, noexec, noatime, allow_other, fsname=, subtype=
 
@@ -43,7 +44,7 @@ and those of mount(8) and fuse(8): ro, nodev, nosuid, noexec, noatime, allow_oth
   -h, --help    -V, --version
 """
 
-_SO_IN_ANY_CASE = "acl noacl static_nlink default_permissions fast_ino fast_ino_check threaded clone_fd"
+_SO_IN_ANY_CASE = "static_nlink default_permissions fast_ino fast_ino_check threaded clone_fd"
 _LIBFUSE = "splice_read splice_write splice_move kernel_cache max_read max_write max_idle_threads auto_unmount nonempty"
 _KERNEL_OVERLAY = "index nfs_export metacopy userxattr uuid"
 _SELINUX = "context fscontext defcontext rootcontext"  # fuse-overlayfs takes and does not heed them either
@@ -103,6 +104,7 @@ class CommandLine:
     writeback: bool = False
     durable: bool = True
     xattrs: bool = True
+    acls: bool = True
     adapter: Adapter = "auto"
     fsname: str = "fuse-overlayfs"
     subtype: str = "fuse-overlayfs"
@@ -141,6 +143,8 @@ class _Parser:
             "fsync": self._switch,
             "sync": self._sync,
             "noxattrs": self._switch,
+            "acl": self._acl,
+            "noacl": self._acl,
             "volatile": self._volatile,
             "allow_other": self._allow_other,
             "adapter": self._adapter,
@@ -291,6 +295,9 @@ class _Parser:
 
     def _volatile(self, key: str, value: str) -> None:
         self._settings.durable = False
+
+    def _acl(self, key: str, value: str) -> None:
+        self._settings.acls = key == "acl"
 
     def _allow_other(self, key: str, value: str) -> None:
         self._settings.allow_other = True

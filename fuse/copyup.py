@@ -12,8 +12,9 @@ import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from fuse.acl import ACCESS, ACL_XATTRS, Acl
 from fuse.attributes import Attributes
-from fuse.ids import Owners
+from fuse.ids import IdMap, Owners
 from fuse.layers import LayerFile, Place
 from fuse.layers.directory import DirectoryFile
 from fuse.ownership import Ownership
@@ -127,13 +128,34 @@ class CopyUp:
         for name, value in place.layer.xattrs(place.ref).items():
             if shown_xattr(name) is None:
                 continue
+            path = b"/proc/self/fd/%d/%s" % (fd, scratch)
             try:
-                key = self._upper.xattr_key(name)
-                os.setxattr(b"/proc/self/fd/%d/%s" % (fd, scratch), key, value, follow_symlinks=False)
+                if name in ACL_XATTRS:
+                    value = self._acl(value)
+                os.setxattr(path, self._upper.xattr_key(name), value, follow_symlinks=False)
             except OSError as error:
                 if error.errno not in _LEFT_OUT:
                     raise
+                if name == ACCESS:
+                    self._upper.chmod(path, Acl.parse(value).mode_without(attributes.mode))
         os.utime(scratch, ns=(attributes.atime_ns, attributes.mtime_ns), dir_fd=fd, follow_symlinks=False)
+
+    def _acl(self, value: bytes) -> bytes:
+        """An access control list of a layer as the upper stores it. OSError where it cannot."""
+        acl = Acl.parse(value)
+        if self._as_stored or (self._layer_owners.identity and self._upper_owners.identity):
+            return value
+
+        def stored(ids: IdMap, shown: int) -> int:
+            found = ids.stored(shown)
+            if found is None:
+                raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+            return found
+
+        layer, upper = self._layer_owners, self._upper_owners
+        return acl.mapped(
+            lambda uid: stored(upper.uids, layer.uids.shown(uid)), lambda gid: stored(upper.gids, layer.gids.shown(gid))
+        ).to_bytes()
 
 
 def _copy_data(source: LayerFile, target: int, size: int) -> None:

@@ -7,15 +7,17 @@ import os
 import stat
 from collections.abc import Sequence
 
+from fuse.acl import ACCESS, ACL_XATTRS, DEFAULT
 from fuse.copyup import CopyUp
 from fuse.ids import Owners
 from fuse.inodes import Directory, Inode
 from fuse.layers import Buffer, Layer, Place
 from fuse.layers.directory import DirectoryFile
 from fuse.ownership import Ownership
+from fuse.stack import fail
 from fuse.syscalls import set_times
 from fuse.upper import CAPABILITY_XATTR, UpperDirectory, is_open_file, without_set_id
-from fuse.view import View, fail
+from fuse.view import View
 from fuse.whiteout import stored_xattr
 
 _CAPABLE = 1 << 16
@@ -196,6 +198,8 @@ class Files(View):
         stored = stored_xattr(name)
         if stored is None:
             fail(errno.EPERM)
+        if name in ACL_XATTRS and not self.acls:
+            fail(errno.EOPNOTSUPP)
         self.copy_up(inode)
         path = self._where(inode)
         inode.bare = False
@@ -204,11 +208,23 @@ class Files(View):
             inode.set_id = _CAPABLE
         os.setxattr(upper.for_xattrs(path), upper.xattr_key(stored), value, flags, follow_symlinks=is_open_file(path))
         inode.changed()
+        if name == ACCESS and inode.set_id:
+            inode.set_id = _with_set_id(upper.attributes(path).mode)  # the list has changed the permissions
+        elif name == DEFAULT and isinstance(inode, Directory):
+            inode.default_acl = None
+
+    def drop_set_gid(self, inode: Inode) -> None:
+        """As setting an access control list does for users who are not of the file's group."""
+        mode = self._writable().attributes(self._where(inode)).mode
+        if mode & stat.S_ISGID:
+            self._chmod(inode, stat.S_IMODE(mode) & ~stat.S_ISGID)
 
     def remove_xattr(self, inode: Inode, name: bytes) -> None:
         stored = stored_xattr(name)
         if stored is None:
             fail(errno.ENODATA)
+        if name in ACL_XATTRS and self._acl_or_none(inode, name) is None:
+            return  # which is no failure
         if not inode.upper:
             self.xattr(inode, name)  # nothing to remove is no reason to copy up
             self.copy_up(inode)
@@ -216,6 +232,17 @@ class Files(View):
         upper = self._writable()
         os.removexattr(upper.for_xattrs(path), upper.xattr_key(stored), follow_symlinks=is_open_file(path))
         inode.changed()
+        if name == DEFAULT and isinstance(inode, Directory):
+            inode.default_acl = None
+
+    def _acl_or_none(self, inode: Inode, name: bytes) -> bytes | None:
+        """An access control list, if there is one."""
+        try:
+            return self.xattr(inode, name)
+        except OSError as error:
+            if error.errno != errno.ENODATA:
+                raise
+            return None
 
     def copy_up(self, inode: Inode, *, truncate: bool = False) -> None:
         """Make sure that a file is in the upper directory; `truncate` leaves its data behind."""
@@ -232,6 +259,7 @@ class Files(View):
             inode.parent.hold(inode.name)
             inode.parent.unsynced = True
             inode.names_above = set()
+            inode.default_acl = None
         elif inode.parent is None:
             fd = self._copy.anonymous(place, truncate=truncate)
             self._replace_file(inode, DirectoryFile(fd), writable=True)
@@ -257,6 +285,7 @@ class Files(View):
         """Give an empty upper directory the attributes of the root below, as if it had been copied up."""
         upper = self._writable()
         if self._copy is not None and self.root.lowers and not upper.entries(b"."):
+            upper.remove_acls(b".")
             self._copy.attributes(self._effective_lower(self.root), b".", upper.fd)
             self.root.changed()
 

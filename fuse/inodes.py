@@ -50,7 +50,7 @@ class Inode:
         self.others: set[tuple[Directory, bytes]] | None = None  # further names that were looked up
         self.removed = 0  # how many of its names were removed while it is in a layer
         self.reply: Any = None  # the adapter's rendering of the attributes, dropped when they change
-        self.bare = False  # whether it was made here, and so has no capabilities in its attributes
+        self.bare = False  # whether it was made here, and has no attributes but those that the kernel gives
         self.set_id = 0  # the permissions of a regular file with set-id bits, while it is open for writing
         self.found: Attributes | None = None  # what looking for it told; whoever asks for it takes it
 
@@ -97,7 +97,7 @@ class Inode:
 class Directory(Inode):
     """A directory: `lowers` are its places in the layers, topmost first; `upper` says whether the upper has it too."""
 
-    __slots__ = ("children", "listed", "lowers", "moves", "names_above", "path", "unsynced", "version")
+    __slots__ = ("children", "default_acl", "listed", "lowers", "moves", "names_above", "path", "unsynced", "version")
 
     def __init__(
         self, number: int, parent: Directory | None, name: bytes, lowers: tuple[Place, ...], *, upper: bool
@@ -110,6 +110,7 @@ class Directory(Inode):
         self.names_above: set[bytes] | None = None  # at least what the upper has in it, whiteouts too; None: not known
         self.listed = False  # whether it was tried to know them
         self.unsynced = False  # whether copy-up put names into it that no fsync has seen
+        self.default_acl: bytes | None = None  # its default access control list; b"" without one, None: not known
         self.path = b""  # its path in the upper, as of the tree's move number `moves`
         self.moves = -1
 

@@ -41,6 +41,8 @@ class MountOptions:
     adapter: Adapter = "auto"
     xattrs: bool = True
     """Whether extended attributes are shown."""
+    acls: bool = True
+    """Whether access control lists are heeded, where the upper's file system has them. Not with pyfuse3."""
     durable: bool = True
     """Whether fsync(2) reaches the disk."""
     inherit_root: bool = True

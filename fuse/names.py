@@ -9,15 +9,18 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Mapping
 
+from fuse.acl import ACCESS, DEFAULT, Acl
 from fuse.inodes import Directory, Inode
 from fuse.layers import Place
 from fuse.layers.directory import DirectoryFile
 from fuse.ownership import Ownership
 from fuse.ranges import Ranges
-from fuse.view import NAME_MAX, fail
+from fuse.stack import NAME_MAX, fail
 from fuse.whiteout import is_reserved_name
 
+_NO_ACLS: Mapping[bytes, bytes] = {}
 _NOT_EMPTY = (errno.ENOTEMPTY, errno.EEXIST)  # rmdir(2) may say either
 
 
@@ -30,28 +33,36 @@ class Names(Ranges):
         self.open(inode, os.O_RDWR)
         return inode
 
-    def mknod(self, directory: Directory, name: bytes, mode: int, rdev: int, uid: int, gid: int) -> Inode:
-        """Make any file but a directory or a symbolic link; a device too, for the kernel asks who may first."""
+    def mknod(
+        self, directory: Directory, name: bytes, mode: int, rdev: int, uid: int, gid: int, umask: int = 0
+    ) -> Inode:
+        """Make any file but a directory or a symbolic link; a device too, for the kernel asks who may first.
+
+        `umask` takes permissions away unless the directory has a default access control list, which goes before it.
+        """
         if stat.S_ISCHR(mode) and rdev == 0:
             fail(errno.EPERM)  # it would be a whiteout
-        return self._make(directory, name, mode, uid, gid, rdev=rdev)
+        return self._make(directory, name, mode, uid, gid, rdev=rdev, umask=umask)
 
-    def mkdir(self, directory: Directory, name: bytes, mode: int, uid: int, gid: int) -> Inode:
-        return self._make(directory, name, stat.S_IFDIR | stat.S_IMODE(mode), uid, gid)
+    def mkdir(self, directory: Directory, name: bytes, mode: int, uid: int, gid: int, umask: int = 0) -> Inode:
+        return self._make(directory, name, stat.S_IFDIR | stat.S_IMODE(mode), uid, gid, umask=umask)
 
     def symlink(self, directory: Directory, name: bytes, target: bytes, uid: int, gid: int) -> Inode:
         return self._make(directory, name, stat.S_IFLNK | 0o777, uid, gid, target=target)
 
-    def tmpfile(self, directory: Directory, mode: int, uid: int, gid: int) -> Inode:
+    def tmpfile(self, directory: Directory, mode: int, uid: int, gid: int, umask: int = 0) -> Inode:
         """open(2) with O_TMPFILE: a regular file without a name, which `link` may give it one."""
         upper = self._writable()
         parent = self.attributes(directory)
+        mode, acls = self._begins_with(directory, stat.S_IFREG | mode, umask)
         fd = os.open(b".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=upper.work_fd)
         try:
             if parent.mode & stat.S_ISGID:
                 gid = parent.gid
             stored_uid = self._stored(self._upper_owners.uids.stored(uid))
             upper.give_open(fd, stored_uid, self._stored(self._upper_owners.gids.stored(gid)), mode)
+            for key, value in acls.items():
+                os.setxattr(fd, key, value)
             number = self._numbers.of(Place(upper, b"", stat.S_IFREG, os.fstat(fd).st_ino))
             if number in self.inodes:
                 fail(errno.EAGAIN)
@@ -144,6 +155,7 @@ class Names(Ranges):
         *,
         rdev: int = 0,
         target: bytes = b"",
+        umask: int = 0,
     ) -> Inode:
         """Make a file with an owner, over a whiteout if there is one."""
         self._check_new(directory, name)
@@ -154,7 +166,12 @@ class Names(Ranges):
         upper = self._writable()
         path = self._path_of(directory, name)
         made = None
-        if not below and upper.born_with(mode, stored_uid, stored_gid):
+        acls = _NO_ACLS
+        if directory.default_acl == b"":
+            mode &= ~umask
+        else:
+            mode, acls = self._begins_with(directory, mode, umask)
+        if not below and not acls and upper.born_with(mode, stored_uid, stored_gid):
             made = upper.make_in_place(path, mode, target=target)
         if made is None:
             if self._lookup_or_none(directory, name) is not None:
@@ -165,7 +182,7 @@ class Names(Ranges):
                 if stat.S_ISDIR(mode):
                     mode |= stat.S_ISGID
             scratch = upper.scratch()
-            made = upper.make(scratch, mode, stored_uid, stored_gid, rdev=rdev, target=target)
+            made = upper.make(scratch, mode, stored_uid, stored_gid, rdev=rdev, target=target, acls=acls)
             if below and stat.S_ISDIR(mode):
                 upper.make_opaque(scratch, dir_fd=upper.work_fd)
             upper.place(scratch, path)
@@ -175,12 +192,30 @@ class Names(Ranges):
         directory.version += 1
         inode = self.adopt(directory, name, (Place(upper, path, mode, ident),))
         inode.found = found
-        inode.bare = True
+        inode.bare = not acls
         if mode & (stat.S_ISUID | stat.S_ISGID) and stat.S_ISREG(mode) and upper.ownership is Ownership.REAL:
             inode.set_id = stat.S_IMODE(mode)
         if isinstance(inode, Directory):
             inode.names_above = set()
+            inode.default_acl = acls.get(DEFAULT, b"") if self.acls else None
         return inode
+
+    def _begins_with(self, directory: Directory, mode: int, umask: int) -> tuple[int, Mapping[bytes, bytes]]:
+        """The mode and the access control lists of a file that is to be made in a directory."""
+        kind = stat.S_IFMT(mode)
+        if kind == stat.S_IFLNK:
+            return mode, _NO_ACLS
+        default = directory.default_acl
+        if default is None:
+            default = self._acl_or_none(directory, DEFAULT) if self.acls else None
+            directory.default_acl = default = default or b""
+        if not default:
+            return mode & ~umask, _NO_ACLS
+        mode, access = Acl.parse(default).inherited(mode)
+        acls = {} if access is None else {ACCESS: access.to_bytes()}
+        if kind == stat.S_IFDIR:
+            acls[DEFAULT] = default
+        return mode, acls
 
     # Before and after a name goes.
 

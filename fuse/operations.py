@@ -24,8 +24,8 @@ from fuse.errors import LayerError
 from fuse.inodes import ROOT_NUMBER, Directory, Inode
 from fuse.mounting import MountOptions
 from fuse.protocol import FOREVER
+from fuse.stack import Listing
 from fuse.tree import Tree
-from fuse.view import Listing
 
 log = logging.getLogger("fuse")
 

@@ -179,7 +179,9 @@ STATFS_OUT = struct.Struct("=QQQQQIIII24x")
 """Blocks, free, available, files, free files, block size, name length, fragment size, padding."""
 FSYNC_IN = struct.Struct("=QII")
 SETXATTR_IN = struct.Struct("=II")
-"""Size, flags of setxattr(2). With SETXATTR_EXT, FUSE_SETXATTR_... and padding come next."""
+"""Size, flags of setxattr(2)."""
+SETXATTR_EXT_IN = struct.Struct("=IIII")
+"""The same once SETXATTR_EXT is agreed on; FUSE_SETXATTR_..., padding."""
 GETXATTR_IN = struct.Struct("=II")
 GETXATTR_OUT = struct.Struct("=II")
 FALLOCATE_IN = struct.Struct("=QQQII")

@@ -10,8 +10,8 @@ from fuse.files import Files
 from fuse.inodes import Inode
 from fuse.layers import LayerFile
 from fuse.layers.directory import DirectoryFile
+from fuse.stack import fail
 from fuse.syscalls import fallocate
-from fuse.view import fail
 
 _CHANGES_NOTHING_SEEN = (errno.EXDEV, errno.EINVAL, errno.ENOSYS)
 """What copy_file_range(2) says where the two files are too different for it."""

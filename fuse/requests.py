@@ -19,6 +19,7 @@ import struct
 from collections.abc import Callable
 
 from fuse import protocol
+from fuse.acl import ACCESS
 from fuse.errors import LayerError
 from fuse.inodes import ROOT_NUMBER, Directory, Inode
 from fuse.listings import Listings
@@ -64,6 +65,9 @@ WANTED = (
 )
 """What is taken of what the kernel offers."""
 
+ACCESS_CONTROL = InitFlag.POSIX_ACL | InitFlag.DONT_MASK
+"""Taken too, where files can have access control lists: with these umask(2) is left to us."""
+
 MAX_PAGES = 256
 """1 MiB: more is not faster, and takes more memory."""
 
@@ -86,6 +90,8 @@ class Requests:
         self._writeback = options.writeback
         self._durable = options.durable
         self._xattrs = options.xattrs
+        self._acls = options.acls and options.xattrs and tree.keeps_acls
+        self._setxattr_in = protocol.SETXATTR_IN
         self._max_pages = max_pages
         self._listings = Listings(tree, self._valid, self._render)
         self._glimpsed = tree.glimpses.lookups
@@ -117,7 +123,7 @@ class Requests:
             Opcode.STATFS: (self._statfs, 0),
             Opcode.FSYNC: (self._fsync, protocol.FSYNC_IN.size),
             Opcode.FSYNCDIR: (self._fsyncdir, protocol.FSYNC_IN.size),
-            Opcode.SETXATTR: (self._setxattr, protocol.SETXATTR_IN.size + 2),
+            Opcode.SETXATTR: (self._setxattr, self._setxattr_in.size + 2),
             Opcode.GETXATTR: (self._getxattr, protocol.GETXATTR_IN.size + 2),
             Opcode.LISTXATTR: (self._listxattr, protocol.GETXATTR_IN.size),
             Opcode.REMOVEXATTR: (self._removexattr, 2),
@@ -188,6 +194,11 @@ class Requests:
         flags = offered.flags & WANTED
         if not self._writeback:
             flags &= ~InitFlag.WRITEBACK_CACHE
+        if self._acls and offered.flags & ACCESS_CONTROL == ACCESS_CONTROL:
+            flags |= ACCESS_CONTROL | offered.flags & InitFlag.SETXATTR_EXT
+            self._tree.acls = True
+        if flags & InitFlag.SETXATTR_EXT:
+            self._setxattr_in = protocol.SETXATTR_EXT_IN
         self._handlers = dict(self._serving())
         if not flags & InitFlag.NO_OPEN_SUPPORT:
             self._handlers[Opcode.OPEN] = (self._open, _BODY + protocol.OPEN_IN.size)
@@ -272,19 +283,19 @@ class Requests:
         self._tree.forget(inode, lookups)
 
     def _mknod(self, node: int, length: int, header: tuple[int, ...]) -> bytes:
-        mode, rdev, _umask, _ = protocol.MKNOD_IN.unpack_from(self.buffer, _BODY)
+        mode, rdev, umask, _ = protocol.MKNOD_IN.unpack_from(self.buffer, _BODY)
         name = protocol.name_in(self.buffer, _BODY + protocol.MKNOD_IN.size, length)
-        return self._known(self._tree.mknod(self._directory(node), name, mode, rdev, header[4], header[5]))
+        return self._known(self._tree.mknod(self._directory(node), name, mode, rdev, header[4], header[5], umask))
 
     def _tmpfile(self, node: int, _length: int, header: tuple[int, ...]) -> bytes:
-        _flags, mode, _umask, _ = protocol.CREATE_IN.unpack_from(self.buffer, _BODY)
-        inode = self._tree.tmpfile(self._directory(node), mode, header[4], header[5])
+        _flags, mode, umask, _ = protocol.CREATE_IN.unpack_from(self.buffer, _BODY)
+        inode = self._tree.tmpfile(self._directory(node), mode, header[4], header[5], umask)
         return self._known(inode) + protocol.OPEN_OUT.pack(0, protocol.FOPEN_KEEP_CACHE, 0)
 
     def _mkdir(self, node: int, length: int, header: tuple[int, ...]) -> bytes:
-        mode, _umask = protocol.MKDIR_IN.unpack_from(self.buffer, _BODY)
+        mode, umask = protocol.MKDIR_IN.unpack_from(self.buffer, _BODY)
         name = protocol.name_in(self.buffer, _BODY + protocol.MKDIR_IN.size, length)
-        return self._known(self._tree.mkdir(self._directory(node), name, mode, header[4], header[5]))
+        return self._known(self._tree.mkdir(self._directory(node), name, mode, header[4], header[5], umask))
 
     def _symlink(self, node: int, length: int, header: tuple[int, ...]) -> bytes:
         name, target = protocol.names_in(self.buffer, _BODY, length)
@@ -362,12 +373,16 @@ class Requests:
         return _sized(b"".join([name + b"\0" for name in names]), size)
 
     def _setxattr(self, node: int, length: int, _header: tuple[int, ...]) -> bytes:
-        size, flags = protocol.SETXATTR_IN.unpack_from(self.buffer, _BODY)
-        start, end = _BODY + protocol.SETXATTR_IN.size, length - size
+        layout = self._setxattr_in
+        size, flags, *more = layout.unpack_from(self.buffer, _BODY)
+        start, end = _BODY + layout.size, length - size
         if end <= start:
             raise ProtocolError("an attribute is longer than the message")
         name = protocol.name_in(self.buffer, start, end)
-        self._tree.set_xattr(self._inode(node), name, bytes(self.buffer[end:length]), flags)
+        inode = self._inode(node)
+        self._tree.set_xattr(inode, name, bytes(self.buffer[end:length]), flags)
+        if more and more[0] & protocol.SETXATTR_ACL_KILL_SGID and name == ACCESS:
+            self._tree.drop_set_gid(inode)
         return _DONE
 
     def _removexattr(self, node: int, length: int, _header: tuple[int, ...]) -> bytes:

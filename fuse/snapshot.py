@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fuse.layers import Place
-from fuse.view import Listing
+from fuse.stack import Listing
 
 _WASTE = 4
 """As many positions for each name that is left, and most of them are gaps."""

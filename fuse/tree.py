@@ -1,7 +1,7 @@
 """The overlay: a view of stacked layers that can be changed, by writing to the upper directory.
 
-Everything here is synchronous and knows nothing of FUSE. `View` looks and reads, `Files` changes files, `Names` makes
-and removes them, and `Tree` is all that with renames. How changes are kept:
+Everything here is synchronous and knows nothing of FUSE. `Stack` finds files, `View` looks and reads, `Files` changes
+files, `Names` makes and removes them, and `Tree` is all that with renames. How changes are kept:
 
 - a file of a layer is copied up, with the directories on the way to it, before it is changed;
 - a removed name that a layer has is covered by a whiteout, a new directory in its place is opaque;
@@ -27,8 +27,8 @@ import os
 
 from fuse.inodes import Directory, Inode
 from fuse.names import Names
+from fuse.stack import fail
 from fuse.syscalls import RenameFlag, renameat2
-from fuse.view import fail
 from fuse.whiteout import is_reserved_name
 
 

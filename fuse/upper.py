@@ -13,9 +13,10 @@ import errno
 import itertools
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
+from fuse.acl import ACCESS, DEFAULT
 from fuse.attributes import Attributes, from_stat
 from fuse.layers.directory import DirectoryLayer
 from fuse.override import CONTAINERS_XATTR, PERMISSIONS, SET_APART, Override
@@ -66,11 +67,14 @@ class UpperDirectory(DirectoryLayer):
         scratch = self.scratch()
         self._devices = self._probe_devices(scratch)
         self._rename_whiteout = self._devices
+        takes_acls = self._probe_acls()
         try:
             self._overrides = write_with(self._proc, self._work_fd, ownership, scratch=scratch, name=override)
         finally:
             with suppress(FileNotFoundError):
                 os.unlink(scratch, dir_fd=self._work_fd)
+        self.takes_acls = takes_acls and self.ownership is Ownership.REAL
+        """Whether files can have access control lists."""
 
     @property
     def has_overrides(self) -> bool:
@@ -134,15 +138,20 @@ class UpperDirectory(DirectoryLayer):
         return status.st_ino, from_stat(status)
 
     def make(
-        self, scratch: bytes, mode: int, uid: int, gid: int, *, rdev: int, target: bytes
+        self, scratch: bytes, mode: int, uid: int, gid: int, *, rdev: int, target: bytes, acls: Mapping[bytes, bytes]
     ) -> tuple[int, Attributes]:
-        """Make any file in the work directory: its inode number and attributes."""
+        """Make any file in the work directory: its inode number and attributes.
+
+        `acls` are access control lists, in agreement with `mode`.
+        """
         fd = self._work_fd
         if stat.S_IFMT(mode) in (stat.S_IFDIR, stat.S_IFLNK):
             self._make(scratch, stat.S_IFMT(mode) | 0o700, target, fd)
         else:
             self.mknod(scratch, mode, rdev, dir_fd=fd)
         self.give(scratch, uid, gid, mode, rdev, dir_fd=fd)
+        for name, value in acls.items():
+            os.setxattr(b"/proc/self/fd/%d/%s" % (fd, scratch), name, value, follow_symlinks=False)
         status = os.stat(scratch, dir_fd=fd, follow_symlinks=False)
         found = from_stat(status)
         if self._overrides is not None and (self.ownership is not Ownership.REAL or stat.S_IFMT(found.mode ^ mode)):
@@ -493,6 +502,25 @@ class UpperDirectory(DirectoryLayer):
         except OSError:
             return False
         return True
+
+    def _probe_acls(self) -> bool:
+        """Whether the file system has access control lists. What is made in the work directory inherits none."""
+        work = b"/proc/self/fd/%d" % self._work_fd
+        try:
+            os.getxattr(work, DEFAULT)
+        except OSError as error:
+            return error.errno == errno.ENODATA
+        os.removexattr(work, DEFAULT)
+        return True
+
+    def remove_acls(self, path: bytes) -> None:
+        """Of what was made outside of the mount and inherited them from there."""
+        for name in (ACCESS, DEFAULT):
+            try:
+                os.removexattr(self.for_xattrs(path), name)
+            except OSError as error:
+                if error.errno not in (errno.ENODATA, *_UNSUPPORTED):
+                    raise
 
     def _clear_work(self) -> None:
         """Remove what an earlier mount left when it was killed."""

@@ -100,6 +100,7 @@ def test_switches() -> None:
     assert settings.verbose
     assert options("adapter=pyfuse3").adapter == "pyfuse3"
     assert not options("sync=0").durable
+    assert [options(*words).acls for words in ((), ("noacl",), ("noacl", "acl"))] == [True, False, True]
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,44 @@ def test_what_is_negotiated(tree: Tree) -> None:
     assert Kernel(Requests(tree, MountOptions(writeback=True))).begin(99).flags & InitFlag.WRITEBACK_CACHE
 
 
+def test_access_control_lists_are_negotiated_where_files_can_have_them(tmp_path: Path) -> None:
+    wanted = InitFlag.POSIX_ACL | InitFlag.DONT_MASK
+    tree = Tree([DirectoryLayer(str(tmp_path))])
+    assert Kernel(Requests(tree, MountOptions())).begin(offered=OFFERED & ~InitFlag.DONT_MASK).flags & wanted == 0
+    for options in (MountOptions(acls=False), MountOptions(xattrs=False)):
+        assert Kernel(Requests(tree, options)).begin().flags & wanted == 0
+        assert not tree.acls
+    assert Kernel(Requests(tree, MountOptions())).begin().flags & wanted == wanted
+    assert tree.acls
+    both = OFFERED | InitFlag.SETXATTR_EXT
+    assert Kernel(Requests(tree, MountOptions())).begin(offered=both).flags & InitFlag.SETXATTR_EXT
+    tree.close()
+
+
+def test_the_longer_message_that_sets_an_attribute(tmp_path: Path) -> None:
+    tree = Tree([DirectoryLayer(str(tmp_path))])
+    kernel = Kernel(Requests(tree, MountOptions()))
+    kernel.begin(offered=OFFERED | InitFlag.SETXATTR_EXT)
+    message = protocol.SETXATTR_EXT_IN.pack(1, 0, 0, 0) + b"user.a\0v"
+    assert kernel.send(Opcode.SETXATTR, 1, message) == (errno.EROFS, b"")
+    assert kernel.send(Opcode.SETXATTR, 1, message[8:]) == (errno.EIO, b"")
+    tree.close()
+
+
+def test_the_mask_of_whoever_makes_a_file(tree: Tree) -> None:
+    kernel = Kernel(Requests(tree, MountOptions()))
+    kernel.begin()
+    for opcode, body in (
+        (Opcode.MKNOD, protocol.MKNOD_IN.pack(stat.S_IFREG | 0o666, 0, 0o027, 0) + b"new\0"),
+        (Opcode.MKDIR, protocol.MKDIR_IN.pack(0o777, 0o027) + b"new.d\0"),
+    ):
+        answer = kernel.send(opcode, 1, body)
+        assert answer is not None
+        assert answer[0] == 0
+    assert kernel.lookup(b"new")[10] & 0o7777 == 0o640
+    assert kernel.lookup(b"new.d")[10] & 0o7777 == 0o750
+
+
 def test_a_kernel_that_must_open(tree: Tree) -> None:
     kernel = Kernel(Requests(tree, MountOptions()))
     kernel.begin(offered=OFFERED & ~(InitFlag.NO_OPEN_SUPPORT | InitFlag.NO_OPENDIR_SUPPORT))
