@@ -111,8 +111,8 @@ def settle(path: str) -> None:
 
 
 # Scenarios. Each mounts freshly, so nothing is known to the kernel of what is in the mount: that is what "cold" means.
-# "Warm" is what comes after that, by the median of a few passes. The first of them is slower than the rest: what has been
-# read has another atime, so Linux asks a FUSE server once for the attributes of each file.
+# "Warm" is what comes after that, by the median of a few passes. The first of them is slower than the rest: what has
+# been read has another atime, so Linux asks a FUSE server once for the attributes of each file.
 
 WARM_PASSES = 3
 
