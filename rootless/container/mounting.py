@@ -79,14 +79,19 @@ def mount_overlay(lowers: Sequence[str], upper: str, work: str, target: str, *, 
             os.close(fd)
 
 
+def preload() -> None:
+    """Imports what serves a root filesystem by FUSE. An engine's first command rarely needs it, and does not wait."""
+    import fuse.layers.archive
+    import fuse.server  # noqa: F401
+
+
 async def _mount_fuse(container: Container, record: Record, store: Store, target: str) -> Child:
     if not os.access("/dev/fuse", os.R_OK | os.W_OK):
         raise HostError(
             "the FUSE driver needs /dev/fuse, and you cannot use it here",
             hint="ask for the kernel module fuse and for mode 0666 of /dev/fuse, or use --storage-driver overlay",
         )
-    # Not at the top: an engine's first command rarely needs it, and would wait for it.
-    import fuse.server
+    import fuse.server  # not at the top, see preload
     from fuse.errors import LayerError
     from fuse.frames import FrameCache
     from fuse.layers.archive import ArchiveLayer

@@ -11,7 +11,7 @@ from ..oci import documents, runtime
 from ..oci.runtime import Seccomp
 from ..runtime import bpf, capabilities, facts, idmap, process, seccomp, spec
 from ..runtime.idmap import IdMaps
-from . import etcfiles
+from . import etcfiles, mounting
 from .control import Message
 from .logs import LogWriter
 from .record import Network, Record, State
@@ -20,7 +20,8 @@ _TYPES = (Record, State, Message, runtime.Spec, documents.Manifest, documents.In
 
 
 def up() -> None:
-    """Builds decoders, reads the host's facts, compiles the default seccomp filter. Takes some tens of milliseconds."""
+    """Imports, builds decoders, reads the host's facts, compiles the default seccomp filter: tens of milliseconds."""
+    mounting.preload()
     for type in _TYPES:
         msgspec.json.Decoder(type)
     try:
