@@ -284,6 +284,7 @@ def test_without_an_upper_directory_it_is_read_only(folder: str) -> None:
             with pytest.raises(OSError) as error:
                 change()
             assert error.value.errno == errno.EROFS
+        assert os.statvfs(root).f_namemax == 255
 
 
 @in_namespace
