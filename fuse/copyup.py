@@ -18,8 +18,9 @@ from fuse.ids import IdMap, Owners
 from fuse.layers import LayerFile, Place
 from fuse.layers.directory import DirectoryFile
 from fuse.ownership import Ownership
-from fuse.upper import UpperDirectory, remove_tree
+from fuse.upper import UpperDirectory
 from fuse.whiteout import shown_xattr
+from fuse.workdir import remove_tree
 
 _CHUNK = 1024 * 1024
 

@@ -15,10 +15,11 @@ from fuse.layers import Buffer, Layer, Place
 from fuse.layers.directory import DirectoryFile
 from fuse.ownership import Ownership
 from fuse.stack import fail
-from fuse.syscalls import set_times
-from fuse.upper import CAPABILITY_XATTR, UpperDirectory, is_open_file, without_set_id
+from fuse.syscalls import set_times, set_times_of_open
+from fuse.upper import CAPABILITY_XATTR, UpperDirectory, without_set_id
 from fuse.view import View
 from fuse.whiteout import stored_xattr
+from fuse.workdir import is_open_file
 
 _CAPABLE = 1 << 16
 """In the place of set-id bits: the file has capabilities in an attribute that the kernel does not know."""
@@ -61,7 +62,7 @@ class Files(View):
         file = self._open_to_change(inode)
         if truncate:
             os.ftruncate(file.fd, 0)  # which takes set-id bits away, as it should
-            inode.set_id = _with_set_id(without_set_id(inode.set_id))
+            inode.set_id = with_set_id(without_set_id(inode.set_id))
             inode.changed()
         inode.opens += 1
 
@@ -131,7 +132,7 @@ class Files(View):
         if not inode.bare:
             upper = self._writable()
             if upper.ownership is Ownership.REAL:
-                inode.set_id = _with_set_id(os.fstat(file.fd).st_mode)
+                inode.set_id = with_set_id(os.fstat(file.fd).st_mode)
             elif upper.has_capabilities_apart(self._where(inode)):
                 inode.set_id = _CAPABLE
         return file
@@ -153,7 +154,7 @@ class Files(View):
             -1 if gid is None else self._stored(self._upper_owners.gids.stored(gid)),
         )
         if inode.mode != stat.S_IFDIR:
-            inode.set_id = _with_set_id(without_set_id(inode.set_id))
+            inode.set_id = with_set_id(without_set_id(inode.set_id))
         inode.changed()
 
     def truncate(self, inode: Inode, size: int) -> None:
@@ -170,8 +171,12 @@ class Files(View):
     def set_times(self, inode: Inode, atime_ns: int | None, mtime_ns: int | None) -> None:
         """None leaves a time as it is."""
         self.copy_up(inode)
-        path = self._where(inode)
-        set_times(path, atime_ns, mtime_ns, dir_fd=self._writable().fd, follow=is_open_file(path))
+        file = inode.file
+        if isinstance(file, DirectoryFile):
+            set_times_of_open(file.fd, atime_ns, mtime_ns)
+        else:
+            path = self._where(inode)
+            set_times(path, atime_ns, mtime_ns, dir_fd=self._writable().fd, follow=is_open_file(path))
         inode.changed()
 
     def drop_privileges(self, inode: Inode) -> None:
@@ -180,17 +185,22 @@ class Files(View):
         Capabilities in attributes are gone already: the kernel takes them away when we write, truncate or chown.
         """
         self.copy_up(inode)
+        if inode.writable and not inode.set_id and not self._writable().has_overrides:
+            return  # it is open, so they would be known
         path = self._where(inode)
         mode = stat.S_IMODE(self._writable().attributes(path).mode)
         dropped = without_set_id(mode)
         if dropped != mode:
             self._chmod(inode, dropped)
+        elif inode.set_id and inode.set_id != _CAPABLE:
+            inode.set_id = with_set_id(mode)  # the kernel has taken them already
 
     def _chmod(self, inode: Inode, mode: int) -> None:
         upper = self._writable()
-        upper.chmod(self._where(inode), mode)
+        file = inode.file
+        upper.chmod(self._where(inode), mode, file.fd if isinstance(file, DirectoryFile) else -1)
         if inode.mode == stat.S_IFREG:
-            inode.set_id = _with_set_id(mode) if upper.ownership is Ownership.REAL else 0
+            inode.set_id = with_set_id(mode) if upper.ownership is Ownership.REAL else 0
         inode.changed()
 
     def set_xattr(self, inode: Inode, name: bytes, value: bytes, flags: int = 0) -> None:
@@ -209,7 +219,7 @@ class Files(View):
         os.setxattr(upper.for_xattrs(path), upper.xattr_key(stored), value, flags, follow_symlinks=is_open_file(path))
         inode.changed()
         if name == ACCESS and inode.set_id:
-            inode.set_id = _with_set_id(upper.attributes(path).mode)  # the list has changed the permissions
+            inode.set_id = with_set_id(upper.attributes(path).mode)  # the list has changed the permissions
         elif name == DEFAULT and isinstance(inode, Directory):
             inode.default_acl = None
 
@@ -263,6 +273,8 @@ class Files(View):
         elif inode.parent is None:
             fd = self._copy.anonymous(place, truncate=truncate)
             self._replace_file(inode, DirectoryFile(fd), writable=True)
+            if upper.ownership is Ownership.REAL:
+                inode.set_id = with_set_id(place.layer.attributes(place.ref).mode)
             inode.upper, inode.place = True, None
             inode.changed()
             return
@@ -334,6 +346,6 @@ def _sync(path: bytes, flags: int, dir_fd: int) -> None:
         os.close(fd)
 
 
-def _with_set_id(mode: int) -> int:
+def with_set_id(mode: int) -> int:
     """The permissions of a file with set-id bits, 0 for any other."""
     return stat.S_IMODE(mode) if mode & (stat.S_ISUID | stat.S_ISGID) else 0

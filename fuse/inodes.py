@@ -97,7 +97,18 @@ class Inode:
 class Directory(Inode):
     """A directory: `lowers` are its places in the layers, topmost first; `upper` says whether the upper has it too."""
 
-    __slots__ = ("children", "default_acl", "listed", "lowers", "moves", "names_above", "path", "unsynced", "version")
+    __slots__ = (
+        "at",
+        "children",
+        "default_acl",
+        "listed",
+        "lowers",
+        "moves",
+        "names_above",
+        "path",
+        "unsynced",
+        "version",
+    )
 
     def __init__(
         self, number: int, parent: Directory | None, name: bytes, lowers: tuple[Place, ...], *, upper: bool
@@ -111,6 +122,7 @@ class Directory(Inode):
         self.listed = False  # whether it was tried to know them
         self.unsynced = False  # whether copy-up put names into it that no fsync has seen
         self.default_acl: bytes | None = None  # its default access control list; b"" without one, None: not known
+        self.at = -1  # a descriptor of it in the upper, while files are made in it
         self.path = b""  # its path in the upper, as of the tree's move number `moves`
         self.moves = -1
 

@@ -12,6 +12,7 @@ import stat
 from collections.abc import Mapping
 
 from fuse.acl import ACCESS, DEFAULT, Acl
+from fuse.files import with_set_id
 from fuse.inodes import Directory, Inode
 from fuse.layers import Place
 from fuse.layers.directory import DirectoryFile
@@ -71,6 +72,8 @@ class Names(Ranges):
             raise
         inode = Inode(number, stat.S_IFREG, None, b"", None)
         inode.file, inode.writable = DirectoryFile(fd), True
+        if upper.ownership is Ownership.REAL:
+            inode.set_id = with_set_id(mode)
         self.inodes[number] = inode
         return inode
 
@@ -159,12 +162,13 @@ class Names(Ranges):
     ) -> Inode:
         """Make a file with an owner, over a whiteout if there is one."""
         self._check_new(directory, name)
-        stored_uid = self._stored(self._upper_owners.uids.stored(uid))
-        stored_gid = self._stored(self._upper_owners.gids.stored(gid))
+        stored_uid, stored_gid = uid, gid
+        if not self._as_stored:
+            stored_uid = self._stored(self._upper_owners.uids.stored(uid))
+            stored_gid = self._stored(self._upper_owners.gids.stored(gid))
         below = self._below(directory, name)
         self.copy_up(directory)
         upper = self._writable()
-        path = self._path_of(directory, name)
         made = None
         acls = _NO_ACLS
         if directory.default_acl == b"":
@@ -172,7 +176,7 @@ class Names(Ranges):
         else:
             mode, acls = self._begins_with(directory, mode, umask)
         if not below and not acls and upper.born_with(mode, stored_uid, stored_gid):
-            made = upper.make_in_place(path, mode, target=target)
+            made = upper.make_in_place(name, mode, target=target, dir_fd=self._at(directory))
         if made is None:
             if self._lookup_or_none(directory, name) is not None:
                 fail(errno.EEXIST)
@@ -181,20 +185,24 @@ class Names(Ranges):
                 stored_gid = self._stored(self._upper_owners.gids.stored(parent.gid))
                 if stat.S_ISDIR(mode):
                     mode |= stat.S_ISGID
+            path = self._path_of(directory, name)
             scratch = upper.scratch()
-            made = upper.make(scratch, mode, stored_uid, stored_gid, rdev=rdev, target=target, acls=acls)
+            made = *upper.make(scratch, mode, stored_uid, stored_gid, rdev=rdev, target=target, acls=acls), -1
             if below and stat.S_ISDIR(mode):
                 upper.make_opaque(scratch, dir_fd=upper.work_fd)
             upper.place(scratch, path)
-        ident, found = made
+        ident, found, fd = made
         directory.hold(name)
         directory.changed()
         directory.version += 1
-        inode = self.adopt(directory, name, (Place(upper, path, mode, ident),))
+        inode = self.adopt(directory, name, (Place(upper, name, mode, ident),))
         inode.found = found
         inode.bare = not acls
+        if fd >= 0:
+            inode.file, inode.writable = DirectoryFile(fd), True
+            self._keep_open(inode)
         if mode & (stat.S_ISUID | stat.S_ISGID) and stat.S_ISREG(mode) and upper.ownership is Ownership.REAL:
-            inode.set_id = stat.S_IMODE(mode)
+            inode.set_id = with_set_id(mode)
         if isinstance(inode, Directory):
             inode.names_above = set()
             inode.default_acl = acls.get(DEFAULT, b"") if self.acls else None
@@ -283,7 +291,7 @@ class Names(Ranges):
 
     def _below(self, directory: Directory, name: bytes) -> bool:
         """Whether the layers show something at a name when the upper does not hide it."""
-        return bool(self._lower_places(directory, name))
+        return bool(directory.lowers and self._lower_places(directory, name))
 
     def _check_new(self, directory: Directory, name: bytes) -> None:
         """What can be said of a new name without looking."""

@@ -24,7 +24,8 @@ from fuse.errors import LayerError
 from fuse.inodes import ROOT_NUMBER, Directory, Inode
 from fuse.listings import Listings
 from fuse.mounting import MountOptions
-from fuse.protocol import Header, InitFlag, InitReply, InitRequest, Opcode, ProtocolError, SetattrFlag
+from fuse.negotiation import agree
+from fuse.protocol import Header, InitFlag, InitRequest, Opcode, ProtocolError, SetattrFlag
 from fuse.tree import Tree
 
 log = logging.getLogger("fuse")
@@ -37,42 +38,26 @@ Handler = Callable[[int, int, tuple[int, ...]], Reply]
 
 _BODY = protocol.IN_HEADER.size
 _DONE = b""
-_OWNERS = SetattrFlag.UID | SetattrFlag.GID
+_MODE, _UID, _GID, _SIZE, _ATIME, _MTIME, _KILL_SUIDGID = (
+    int(flag)
+    for flag in (
+        *(SetattrFlag.MODE, SetattrFlag.UID, SetattrFlag.GID, SetattrFlag.SIZE),
+        *(SetattrFlag.ATIME, SetattrFlag.MTIME, SetattrFlag.KILL_SUIDGID),
+    )
+)  # numbers, because an operation on an IntFlag makes a new one, which takes thirty times as long
+_OWNERS = _UID | _GID
 _OWNED = struct.Struct("=IIII")
 _OWNED_AT = 40 + 60
 """Where mode, nlink, uid and gid are in an entry."""
-_TIMES_KEPT = SetattrFlag.MTIME | SetattrFlag.CTIME | SetattrFlag.FH
+_TIMES_KEPT = int(SetattrFlag.MTIME | SetattrFlag.CTIME | SetattrFlag.FH)
 _SMALL = 8192
 """Bytes that are sooner copied than written in two parts."""
 _MAX_PARTS = 1000
 """writev(2) takes 1024."""
 _OUT = protocol.OUT_HEADER
 
-WANTED = (
-    InitFlag.ASYNC_READ
-    | InitFlag.BIG_WRITES
-    | InitFlag.DO_READDIRPLUS
-    | InitFlag.ASYNC_DIO
-    | InitFlag.WRITEBACK_CACHE
-    | InitFlag.NO_OPEN_SUPPORT
-    | InitFlag.PARALLEL_DIROPS
-    | InitFlag.MAX_PAGES
-    | InitFlag.CACHE_SYMLINKS
-    | InitFlag.NO_OPENDIR_SUPPORT
-    | InitFlag.EXPLICIT_INVAL_DATA
-    | InitFlag.HANDLE_KILLPRIV_V2
-    | InitFlag.INIT_EXT
-)
-"""What is taken of what the kernel offers."""
-
-ACCESS_CONTROL = InitFlag.POSIX_ACL | InitFlag.DONT_MASK
-"""Taken too, where files can have access control lists: with these umask(2) is left to us."""
-
 MAX_PAGES = 256
 """1 MiB: more is not faster, and takes more memory."""
-
-BACKGROUND = 64
-"""Requests that the kernel may send ahead: readahead and writes from its cache."""
 
 
 class Requests:
@@ -88,9 +73,7 @@ class Requests:
         self._attr_prefix = protocol.ATTR_OUT.pack(*self._valid, 0)
         self._missing = protocol.ENTRY_OUT.pack(0, 0, self._valid[0], 0, self._valid[1], 0, *[0] * 16)
         self._writeback = options.writeback
-        self._durable = options.durable
-        self._xattrs = options.xattrs
-        self._acls = options.acls and options.xattrs and tree.keeps_acls
+        self._options = options
         self._setxattr_in = protocol.SETXATTR_IN
         self._max_pages = max_pages
         self._listings = Listings(tree, self._valid, self._render)
@@ -138,7 +121,7 @@ class Requests:
             Opcode.INTERRUPT: (self._interrupt, 8),
             Opcode.DESTROY: (self._destroy, 0),
         }
-        return {code: (handler, _BODY + least) for code, (handler, least) in table.items()}
+        return {int(code): (handler, _BODY + least) for code, (handler, least) in table.items()}
 
     def answer(self, length: int) -> Reply:
         """The answer to the request in the first `length` bytes of the buffer."""
@@ -191,12 +174,9 @@ class Requests:
         if offered.major != protocol.MAJOR or offered.minor < protocol.OLDEST_MINOR:
             log.error("the kernel speaks FUSE %d.%d, which is too old", offered.major, offered.minor)
             raise OSError(errno.EPROTO, os.strerror(errno.EPROTO))
-        flags = offered.flags & WANTED
-        if not self._writeback:
-            flags &= ~InitFlag.WRITEBACK_CACHE
-        if self._acls and offered.flags & ACCESS_CONTROL == ACCESS_CONTROL:
-            flags |= ACCESS_CONTROL | offered.flags & InitFlag.SETXATTR_EXT
-            self._tree.acls = True
+        agreed = agree(offered, self._options, acls=self._tree.keeps_acls, max_pages=self._max_pages)
+        flags = agreed.flags
+        self._tree.acls = bool(flags & InitFlag.POSIX_ACL)
         if flags & InitFlag.SETXATTR_EXT:
             self._setxattr_in = protocol.SETXATTR_EXT_IN
         self._handlers = dict(self._serving())
@@ -208,15 +188,13 @@ class Requests:
             self._handlers[Opcode.RELEASEDIR] = (self._release, _BODY)
         if flags & InitFlag.WRITEBACK_CACHE:  # what the kernel has not written yet would look like a hole here
             del self._handlers[Opcode.LSEEK]
-        if not self._xattrs:
+        if not self._options.xattrs:
             for opcode in (Opcode.SETXATTR, Opcode.GETXATTR, Opcode.LISTXATTR, Opcode.REMOVEXATTR):
                 del self._handlers[opcode]
-        if not self._durable:
+        if not self._options.durable:
             del self._handlers[Opcode.FSYNC], self._handlers[Opcode.FSYNCDIR]
         self.started = True
-        return InitReply(
-            min(offered.minor, protocol.MINOR), offered.max_readahead, flags, BACKGROUND, self._max_pages
-        ).to_bytes()
+        return agreed.to_bytes()
 
     def _destroy(self, _node: int, _length: int, _header: tuple[int, ...]) -> bytes:
         return _DONE
@@ -337,13 +315,13 @@ class Requests:
             protocol.SETATTR_IN.unpack_from(self.buffer, _BODY)
         )
         tree, inode = self._tree, self._inode(node)
-        if valid & SetattrFlag.SIZE:
+        if valid & _SIZE:
             tree.truncate(inode, size)
-        if valid & SetattrFlag.KILL_SUIDGID and not valid & (SetattrFlag.UID | SetattrFlag.GID):
+        if valid & _KILL_SUIDGID and not valid & _OWNERS:
             tree.drop_privileges(inode)  # changing an owner does that by itself
         if valid & _OWNERS and not (inode.bare and valid & _OWNERS == _OWNERS and _owned(inode.reply, uid, gid)):
-            tree.chown(inode, uid if valid & SetattrFlag.UID else None, gid if valid & SetattrFlag.GID else None)
-        if valid & SetattrFlag.MODE:
+            tree.chown(inode, uid if valid & _UID else None, gid if valid & _GID else None)
+        if valid & _MODE:
             tree.chmod(inode, mode)
         if (
             self._writeback
@@ -351,11 +329,11 @@ class Requests:
             and tree.attributes(inode).mtime_ns == mtime * 1000000000 + mtime_ns
         ):
             valid = 0  # the kernel keeps the times, and tells them after a link or unlink though only ctime is new
-        if valid & (SetattrFlag.ATIME | SetattrFlag.MTIME):
+        if valid & (_ATIME | _MTIME):
             tree.set_times(
                 inode,
-                atime * 1000000000 + atime_ns if valid & SetattrFlag.ATIME else None,
-                mtime * 1000000000 + mtime_ns if valid & SetattrFlag.MTIME else None,
+                atime * 1000000000 + atime_ns if valid & _ATIME else None,
+                mtime * 1000000000 + mtime_ns if valid & _MTIME else None,
             )
         return self._attr_prefix + (inode.reply or self._render(inode))[40:]
 

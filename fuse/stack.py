@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -22,6 +22,9 @@ from fuse.upper import UpperDirectory
 from fuse.whiteout import is_reserved_name
 
 NAME_MAX = 255
+
+DIRECTORIES_HELD = 64
+"""How many directories are kept open in which files were made."""
 
 LONG_PATH = 1500
 """Bytes; half of the kernel's limit is left for a name and for /proc/self/fd/N before it."""
@@ -57,6 +60,8 @@ class Stack:
         if upper_owners is None and upper is not None and upper.ownership is not Ownership.REAL:
             upper_owners = self._layer_owners
         self._upper_owners = upper_owners or Owners()
+        self._as_stored = self._upper_owners.identity
+        """Whether the upper's owners are shown as they are stored."""
         self._numbers = Numbers(upper, self._layers)
         lowers: list[Place] = []
         if upper is None or not upper.opaque(b"."):
@@ -73,12 +78,13 @@ class Stack:
         self.acls = False
         """Whether access control lists are heeded, which an adapter turns on: else they are hidden."""
         self._moves = 0  # how often directories got another path, by which the paths kept are known to hold
+        self._held: deque[Directory] = deque()  # those that are open in the upper, oldest first
         self._unasked: OrderedDict[Inode, None] = OrderedDict()  # those open because of a read or write, oldest first
 
     @property
     def keeps_acls(self) -> bool:
         """Whether access control lists could be heeded: the upper can have them, with the ids that the mount shows."""
-        return self._upper is None or (self._upper.takes_acls and self._upper_owners.identity)
+        return self._upper is None or (self._upper.takes_acls and self._as_stored)
 
     def close(self) -> None:
         """Close every file and layer."""
@@ -284,6 +290,19 @@ class Stack:
         path = directory.path if directory.moves == self._moves else self._path(directory)
         return path + b"/" + name if path and path != b"." else name
 
+    def _at(self, directory: Directory) -> int:
+        """A descriptor (O_PATH) of a directory that the upper has; it holds wherever the directory goes."""
+        if directory.at < 0:
+            flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+            directory.at = os.open(self._path(directory), flags, dir_fd=self._writable().fd)
+            self._held.append(directory)
+            if len(self._held) > DIRECTORIES_HELD:
+                oldest = self._held.popleft()
+                if oldest.at >= 0:
+                    os.close(oldest.at)
+                    oldest.at = -1
+        return directory.at
+
     def _where(self, inode: Inode) -> bytes:
         """A path for a file of the upper: its name there, or /proc/self/fd/N for what has no name any more; ESTALE."""
         if inode is self.root:
@@ -328,3 +347,6 @@ class Stack:
         if inode.anchor >= 0:
             os.close(inode.anchor)
             inode.anchor = -1
+        if isinstance(inode, Directory) and inode.at >= 0:
+            os.close(inode.at)
+            inode.at = -1

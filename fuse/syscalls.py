@@ -44,6 +44,9 @@ _times = (ctypes.c_long * 4)()  # two struct timespec
 _utimensat = _libc.utimensat
 _utimensat.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_int]
 _utimensat.restype = ctypes.c_int
+_futimens = _libc.futimens
+_futimens.argtypes = [ctypes.c_int, ctypes.c_void_p]
+_futimens.restype = ctypes.c_int
 
 _mount = _libc.mount
 _mount.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p]
@@ -94,12 +97,23 @@ def renameat2(
 
 def set_times(path: bytes, atime_ns: int | None, mtime_ns: int | None, *, dir_fd: int, follow: bool) -> None:
     """utimensat(2); None leaves a time as it is (UTIME_OMIT), which os.utime cannot."""
+    if _utimensat(dir_fd, path, _two_times(atime_ns, mtime_ns), 0 if follow else _AT_SYMLINK_NOFOLLOW) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), path)
+
+
+def set_times_of_open(fd: int, atime_ns: int | None, mtime_ns: int | None) -> None:
+    """futimens(3), as `set_times`."""
+    if _futimens(fd, _two_times(atime_ns, mtime_ns)) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def _two_times(atime_ns: int | None, mtime_ns: int | None) -> ctypes.Array[ctypes.c_long]:
     times = _times
     times[0], times[1] = (0, _UTIME_OMIT) if atime_ns is None else divmod(atime_ns, 1_000_000_000)
     times[2], times[3] = (0, _UTIME_OMIT) if mtime_ns is None else divmod(mtime_ns, 1_000_000_000)
-    if _utimensat(dir_fd, path, times, 0 if follow else _AT_SYMLINK_NOFOLLOW) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), path)
+    return times
 
 
 def fallocate(fd: int, mode: int, offset: int, length: int) -> None:

@@ -31,13 +31,15 @@ from fuse.stack import fail
 from fuse.syscalls import RenameFlag, renameat2
 from fuse.whiteout import is_reserved_name
 
+_NOREPLACE, _EXCHANGE = int(RenameFlag.NOREPLACE), int(RenameFlag.EXCHANGE)
+
 
 class Tree(Names):
     """What `Names` can do, and renames."""
 
     def rename(self, old: Directory, old_name: bytes, new: Directory, new_name: bytes, flags: int = 0) -> None:
         """renameat2(2) with NOREPLACE and EXCHANGE."""
-        if flags & ~(RenameFlag.NOREPLACE | RenameFlag.EXCHANGE):
+        if flags & ~(_NOREPLACE | _EXCHANGE):
             fail(errno.EINVAL)
         if is_reserved_name(new_name):
             fail(errno.EINVAL)
@@ -45,7 +47,7 @@ class Tree(Names):
         target = self._lookup_or_none(new, new_name)
         if isinstance(source, Directory):
             self._check_ancestry(source, new)
-        if flags & RenameFlag.EXCHANGE:
+        if flags & _EXCHANGE:
             if target is None:
                 fail(errno.ENOENT)
             if isinstance(target, Directory):
@@ -53,7 +55,7 @@ class Tree(Names):
             self._exchange(source, (old, old_name), target, (new, new_name))
             return
         if target is not None:
-            if flags & RenameFlag.NOREPLACE:
+            if flags & _NOREPLACE:
                 fail(errno.EEXIST)
             if target is source:
                 return  # two names of one file
@@ -76,7 +78,8 @@ class Tree(Names):
             covered = target is None and self._has_whiteout(new, new_name)
             if self._below(new, new_name):
                 self._writable().make_opaque(old_path)
-        self._move(old_path, new_path, over_whiteout=covered, leave_whiteout=self._below(old, old_name))
+        leaves = self._below(old, old_name)
+        self._writable().move(old_path, new_path, over_whiteout=covered, leave_whiteout=leaves)
         if target is not None:
             self._lose_name(target, new, new_name)
         source.drop_name(old, old_name)
@@ -89,19 +92,6 @@ class Tree(Names):
             inode.changed()
         old.version += 1
         new.version += 1
-
-    def _move(self, old: bytes, new: bytes, *, over_whiteout: bool, leave_whiteout: bool) -> None:
-        upper = self._writable()
-        if over_whiteout:  # rename(2) puts no directory in the place of a device
-            renameat2(old, new, RenameFlag.EXCHANGE, old_dir_fd=upper.fd, new_dir_fd=upper.fd)
-            if not leave_whiteout:
-                os.unlink(old, dir_fd=upper.fd)
-            return
-        if leave_whiteout:
-            upper.rename_leaving_whiteout(old, new)
-        else:
-            os.rename(old, new, src_dir_fd=upper.fd, dst_dir_fd=upper.fd)
-        upper.drop_dotted_whiteout(new)
 
     def _empty(self, target: Directory, path: bytes) -> None:
         """Make a directory that shows nothing really empty, so that it can be replaced."""

@@ -15,10 +15,11 @@ from fuse.ids import Owners
 from fuse.inodes import Directory, Inode
 from fuse.layers import Buffer, Layer, LayerFile, Place
 from fuse.layers.archive import ArchiveLayer
-from fuse.layers.directory import DirectoryFile
+from fuse.layers.directory import DirectoryFile, DirectoryLayer
 from fuse.stack import NAME_MAX, Stack, fail
-from fuse.upper import CAPABILITY_XATTR, UpperDirectory, is_open_file
+from fuse.upper import CAPABILITY_XATTR, UpperDirectory
 from fuse.whiteout import shown_xattr, stored_xattr
+from fuse.workdir import is_open_file
 
 OPEN_FILES = 256
 """How many files that nobody opened are kept open after they were read or written."""
@@ -199,18 +200,20 @@ class View(Stack):
                 found = known
             elif isinstance(file, DirectoryFile) and not self._writable().has_overrides:
                 found = from_stat(os.fstat(file.fd))  # needs no path
+            elif isinstance(inode, Directory) and inode.at >= 0 and not self._writable().has_overrides:
+                found = from_stat(os.fstat(inode.at))
             else:
                 found = self._writable().attributes(self._where(inode))
-            owners = self._upper_owners
+            owners = None if self._as_stored else self._upper_owners
         else:
             place = self._effective(inode)
             found = place.layer.attributes(place.ref)
-            owners = self._layer_owners
+            owners = None if self._layer_owners.identity else self._layer_owners
             if inode.removed:
                 found = found._replace(nlink=max(0, found.nlink - inode.removed))
         if isinstance(inode, Directory) and inode.lowers:
             found = found._replace(nlink=1)
-        if not owners.identity:
+        if owners is not None:
             found = found._replace(uid=owners.uids.shown(found.uid), gid=owners.gids.shown(found.gid))
         return found
 
@@ -279,9 +282,8 @@ class View(Stack):
         if self._upper is not None:
             return os.statvfs(b"/proc/self/fd/%d" % self._upper.fd)
         for layer in self._layers:
-            path = getattr(layer, "path", None)
-            if path is not None:
-                return os.statvfs(path)
+            if isinstance(layer, DirectoryLayer):
+                return os.statvfs(layer.path)
         return os.statvfs(b"/")
 
     # Reading.
@@ -352,7 +354,7 @@ class View(Stack):
         return file
 
     def _keep_open(self, inode: Inode) -> None:
-        """Close the one that was opened first instead, where there are too many."""
+        """Have a file open that nobody opened; where there are too many, the first of them is closed."""
         unasked = self._unasked
         unasked[inode] = None
         if len(unasked) > OPEN_FILES:

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fuse import upper as upper_module
+from fuse import workdir as workdir_module
 from fuse.ids import IdMap, Owners
 from fuse.inodes import Directory, Inode
 from fuse.layers import Layer
@@ -708,7 +708,7 @@ def test_devices_of_a_layer_can_be_changed_where_none_can_be_made(folder: str) -
 def test_open_files_leave_nothing_in_their_directory_on_nfs(folder: str) -> None:
     """There an open file is not removed but renamed; so it is held by a name in the work directory."""
     with pytest.MonkeyPatch.context() as patch, ExitStack() as open_files:
-        patch.setattr(upper_module, "file_system_type", lambda fd: NFS)
+        patch.setattr(workdir_module, "file_system_type", lambda fd: NFS)
         root = open_files.enter_context(mounted(folder, [layer(folder)]))
         os.mkdir(root + "/new")
         with (

@@ -84,9 +84,12 @@ class Overlay:
         *,
         archives: bool,
         upper: type[UpperDirectory] = UpperDirectory,
+        later: type[UpperDirectory] | None = None,
         ownership: Ownership = Ownership.REAL,
     ) -> None:
+        """`later`: of mounts after the first."""
         self.upper = upper
+        self.later = later or upper
         self.ownership = ownership
         self.folder = folder
         self.specs = specs
@@ -111,7 +114,8 @@ class Overlay:
         self.tree = Tree(made, self.open_upper())
 
     def open_upper(self) -> UpperDirectory:
-        return self.upper(self.folder + "/upper", self.folder + "/work", ownership=self.ownership)
+        kind = self.upper if self.mounts == 1 else self.later
+        return kind(self.folder + "/upper", self.folder + "/work", ownership=self.ownership)
 
     def parent(self, path: bytes) -> tuple[Directory, bytes]:
         *parents, name = path.split(b"/")
@@ -240,20 +244,21 @@ def outcome(action: object, *arguments: object) -> int:
     specs=layers,
     steps=st.lists(changes, max_size=12),
     archives=st.booleans(),
-    plain=st.booleans(),
+    upper=st.sampled_from([UpperDirectory, PlainUpper]),
+    later=st.sampled_from([UpperDirectory, PlainUpper]),
     ownership=st.sampled_from([Ownership.REAL, Ownership.XATTR, Ownership.FILE]),
 )
 def test_it_does_what_the_model_does(
     specs: list[dict[bytes, object]],
     steps: list[tuple[object, ...]],
     archives: bool,
-    plain: bool,
+    upper: type[UpperDirectory],
+    later: type[UpperDirectory],
     ownership: Ownership,
 ) -> None:
     with tempfile.TemporaryDirectory(prefix="rc-tree-") as folder:
         before = len(os.listdir("/proc/self/fd"))
-        upper = PlainUpper if plain else UpperDirectory
-        overlay = Overlay(folder, specs, archives=archives, upper=upper, ownership=ownership)
+        overlay = Overlay(folder, specs, archives=archives, upper=upper, later=later, ownership=ownership)
         model = Model(specs)
         compare(overlay, model)
         for step in steps:

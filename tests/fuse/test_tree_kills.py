@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import fuse.marks
 import fuse.tree
-import fuse.upper
 from fuse.entry import Entry
 from fuse.tree import Tree
 from fuse.upper import UpperDirectory
@@ -60,7 +60,7 @@ def killed_at(call: int, action: Callable[..., object], arguments: list[object])
 
         for name in WRITING:
             setattr(os, name, dying(getattr(os, name)))
-        for module in (fuse.tree, fuse.upper):
+        for module in (fuse.tree, fuse.marks):
             module.renameat2 = dying(module.renameat2)  # type: ignore[attr-defined]
         outcome(action, *arguments)
         os._exit(0)
