@@ -41,8 +41,12 @@ class MountOptions:
     adapter: Adapter = "auto"
     xattrs: bool = True
     """Whether extended attributes are shown."""
-    acls: bool = True
-    """Whether access control lists are heeded, where the upper's file system has them. Not with pyfuse3."""
+    acls: bool = False
+    """Whether access control lists are heeded, where the upper's file system has them. Not with pyfuse3.
+
+    The kernel then asks for that of the root directory whenever somebody who does not own it goes through it: it makes
+    that inode before it knows that there are lists, and so keeps none for it.
+    """
     durable: bool = True
     """Whether fsync(2) reaches the disk."""
     inherit_root: bool = True

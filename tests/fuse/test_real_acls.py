@@ -82,7 +82,7 @@ def base(folder: str):
 
 @in_namespace
 def test_a_list_says_who_gets_in(folder: str) -> None:
-    with mounted(folder, [base(folder)]) as root:
+    with mounted(folder, [base(folder)], options=options_here(acls=True)) as root:
         path = root + "/dir/file"
         assert has(path) is None
         assert not allowed(SOMEBODY, lambda: read(path))
@@ -102,7 +102,7 @@ def test_a_list_says_who_gets_in(folder: str) -> None:
 
 @in_namespace
 def test_a_list_denies_what_the_mode_allows(folder: str) -> None:
-    with mounted(folder, [base(folder)]) as root:
+    with mounted(folder, [base(folder)], options=options_here(acls=True)) as root:
         os.chmod(root + "/dir/file", 0o644)
         give(root + "/dir", f"u::rwx,u:{SOMEBODY}:---,g::r-x,m::r-x,o::r-x")
         assert not allowed(SOMEBODY, lambda: read(root, "dir/file"))
@@ -114,7 +114,7 @@ def test_a_list_denies_what_the_mode_allows(folder: str) -> None:
 
 @in_namespace
 def test_chmod_and_the_mask_are_one(folder: str) -> None:
-    with mounted(folder, [base(folder)]) as root:
+    with mounted(folder, [base(folder)], options=options_here(acls=True)) as root:
         path = root + "/dir/file"
         give(path, f"u::rw-,u:{SOMEBODY}:rw-,g::r--,m::rw-,o::---")
         assert mode(path) == 0o660
@@ -131,7 +131,7 @@ def test_chmod_and_the_mask_are_one(folder: str) -> None:
 @in_namespace
 def test_new_files_begin_with_the_default_list(folder: str) -> None:
     default = f"u::rwx,u:{SOMEBODY}:rwx,g::r-x,m::rwx,o::---"
-    with mounted(folder, [base(folder)]) as root:
+    with mounted(folder, [base(folder)], options=options_here(acls=True)) as root:
         old = os.umask(0o077)
         try:
             make_file(root + "/masked", 0o666)
@@ -165,7 +165,7 @@ def test_new_files_begin_with_the_default_list(folder: str) -> None:
             os.umask(old)
         assert allowed(SOMEBODY, lambda: write("x", root, "dir/new"))
         assert not allowed(OTHER, lambda: read(root, "dir/new"))
-    with mounted(folder, [base(folder)]) as root:
+    with mounted(folder, [base(folder)], options=options_here(acls=True)) as root:
         assert has(root + "/dir/new") == f"u::rw-,u:{SOMEBODY}:rwx,g::r-x,m::rw-,o::---"
         assert allowed(SOMEBODY, lambda: read(root, "dir/new"))
         assert not allowed(OTHER, lambda: read(root, "dir/new"))
@@ -185,7 +185,7 @@ def test_lists_of_layers_hold_and_are_copied_up(folder: str) -> None:
     os.chmod(low + "/dir", 0o755)
     give(low + "/dir", default, DEFAULT)
     for _ in range(2):  # the second time from the upper
-        with mounted(folder, [DirectoryLayer(low)]) as root:
+        with mounted(folder, [DirectoryLayer(low)], options=options_here(acls=True)) as root:
             assert has(root + "/one") == f"u::rw-,u:{SOMEBODY}:rw-,g::---,m::r--,o::---"
             assert allowed(SOMEBODY, lambda: read(root, "one"))
             assert not allowed(OTHER, lambda: read(root, "one"))
@@ -218,7 +218,7 @@ def test_ids_in_lists_of_layers_are_shown_as_owners_are(folder: str) -> None:
         ],
     )
     ids = [(0, 0, 1), (1, 101, 1000)]
-    with mounted(folder, [layer], uidmap=ids, gidmap=ids) as root:
+    with mounted(folder, [layer], uidmap=ids, gidmap=ids, options=options_here(acls=True)) as root:
         assert has(root + "/a") == "u::rw-,u:107:r--,g::---,g:108:r--,m::r--,o::---"
         os.chmod(root + "/b", 0o660)
         assert has(root + "/b") == "u::rw-,u:107:r--,g::---,g:108:r--,m::rw-,o::---"
@@ -228,7 +228,7 @@ def test_ids_in_lists_of_layers_are_shown_as_owners_are(folder: str) -> None:
 
 @in_namespace
 def test_set_id_bits_and_lists(folder: str) -> None:
-    with mounted(folder, [base(folder)]) as root:
+    with mounted(folder, [base(folder)], options=options_here(acls=True)) as root:
         path = root + "/dir/file"
         os.chown(path, SOMEBODY, OTHER)
         os.chmod(path, 0o2750)
@@ -251,7 +251,7 @@ def test_without_lists(folder: str) -> None:
     os.mkdir(low)
     write("x", low, "file")
     give(low + "/file", "u::rw-,u:7:r--,g::r--,m::r--,o::---")
-    with mounted(folder, [DirectoryLayer(low)], options=options_here(acls=False)) as root:
+    with mounted(folder, [DirectoryLayer(low)], options=options_here()) as root:
         for path in (root + "/file", root):
             with pytest.raises(OSError) as error:
                 os.getxattr(path, ACCESS)
@@ -268,7 +268,7 @@ def test_without_lists(folder: str) -> None:
 
 @in_namespace(single=True)
 def test_where_owners_cannot_be_real_there_are_none(folder: str) -> None:
-    with mounted(folder, [base(folder)]) as root:
+    with mounted(folder, [base(folder)], options=options_here(acls=True)) as root:
         with pytest.raises(OSError) as error:
             os.getxattr(root + "/dir/file", ACCESS)
         assert error.value.errno == errno.EOPNOTSUPP
@@ -277,7 +277,7 @@ def test_where_owners_cannot_be_real_there_are_none(folder: str) -> None:
 @in_namespace
 def test_what_the_host_gives_to_new_directories_stays_outside(folder: str) -> None:
     give(folder, "u::rwx,u:7:rwx,g::rwx,m::rwx,o::rwx", DEFAULT)
-    with mounted(folder, [base(folder)]) as root:
+    with mounted(folder, [base(folder)], options=options_here(acls=True)) as root:
         assert (has(root), has(root, DEFAULT)) == (None, None)
         assert mode(root) == 0o755
         make_file(root + "/new", 0o644)

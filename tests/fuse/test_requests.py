@@ -94,20 +94,22 @@ def test_what_is_negotiated(tree: Tree) -> None:
 def test_access_control_lists_are_negotiated_where_files_can_have_them(tmp_path: Path) -> None:
     wanted = InitFlag.POSIX_ACL | InitFlag.DONT_MASK
     tree = Tree([DirectoryLayer(str(tmp_path))])
-    assert Kernel(Requests(tree, MountOptions())).begin(offered=OFFERED & ~InitFlag.DONT_MASK).flags & wanted == 0
-    for options in (MountOptions(acls=False), MountOptions(xattrs=False)):
+    assert (
+        Kernel(Requests(tree, MountOptions(acls=True))).begin(offered=OFFERED & ~InitFlag.DONT_MASK).flags & wanted == 0
+    )
+    for options in (MountOptions(), MountOptions(acls=True, xattrs=False)):
         assert Kernel(Requests(tree, options)).begin().flags & wanted == 0
         assert not tree.acls
-    assert Kernel(Requests(tree, MountOptions())).begin().flags & wanted == wanted
+    assert Kernel(Requests(tree, MountOptions(acls=True))).begin().flags & wanted == wanted
     assert tree.acls
     both = OFFERED | InitFlag.SETXATTR_EXT
-    assert Kernel(Requests(tree, MountOptions())).begin(offered=both).flags & InitFlag.SETXATTR_EXT
+    assert Kernel(Requests(tree, MountOptions(acls=True))).begin(offered=both).flags & InitFlag.SETXATTR_EXT
     tree.close()
 
 
 def test_the_longer_message_that_sets_an_attribute(tmp_path: Path) -> None:
     tree = Tree([DirectoryLayer(str(tmp_path))])
-    kernel = Kernel(Requests(tree, MountOptions()))
+    kernel = Kernel(Requests(tree, MountOptions(acls=True)))
     kernel.begin(offered=OFFERED | InitFlag.SETXATTR_EXT)
     message = protocol.SETXATTR_EXT_IN.pack(1, 0, 0, 0) + b"user.a\0v"
     assert kernel.send(Opcode.SETXATTR, 1, message) == (errno.EROFS, b"")
