@@ -29,6 +29,8 @@ class MarkedDirectory(WorkDirectory):
         """A name in the work directory, where finding out about devices may have left one."""
         self._devices = self._probe_devices(self.probe)
         self._rename_whiteout = self._devices
+        self._dots = not self._devices
+        """Whether this mount may have written `.wh.` files."""
 
     def place(self, scratch: bytes, path: bytes) -> None:
         """Move a prepared file to its path, over a file or a whiteout there; a directory over a whiteout too."""
@@ -101,7 +103,7 @@ class MarkedDirectory(WorkDirectory):
 
     def drop_dotted_whiteout(self, path: bytes) -> None:
         """Forget a whiteout in the form of a `.wh.` file, which does not stand in the way of the name itself."""
-        if not self._devices:
+        if self._dots:
             parent, name = os.path.split(path)
             self.unlink_if_there(os.path.join(parent, WHITEOUT_PREFIX + name))
 
@@ -125,6 +127,16 @@ class MarkedDirectory(WorkDirectory):
             return False
         return stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
 
+    def empty(self, path: bytes) -> None:
+        """Really empty a directory that shows nothing, so that it can be replaced; what is below stays hidden."""
+        try:
+            self.set_opaque_xattr(self.for_xattrs(path))
+        except OSError as error:
+            if error.errno not in UNSUPPORTED:
+                raise
+            self._dotted_whiteout_file(path)  # not inside, where it would have to go too
+        self.clear_directory(path)
+
     def clear_directory(self, path: bytes) -> None:
         """Remove what is left in a directory that shows nothing: whiteouts and marks."""
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._fd)
@@ -143,6 +155,7 @@ class MarkedDirectory(WorkDirectory):
     def _dotted_whiteout_file(self, path: bytes) -> None:
         parent, name = os.path.split(path)
         mark = os.path.join(parent, WHITEOUT_PREFIX + name)
+        self._dots = True
         os.close(os.open(mark, os.O_CREAT | os.O_CLOEXEC, 0o644, dir_fd=self._fd))
 
     def _dot_whiteout(self, path: bytes) -> None:

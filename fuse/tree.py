@@ -98,8 +98,7 @@ class Tree(Names):
         upper = self._writable()
         self._outlive_directory(target, path)
         if target.lowers:
-            upper.make_opaque(path)
-            upper.clear_directory(path)
+            upper.empty(path)
         elif target.names_above is None or target.names_above:
             upper.clear_directory(path)
 

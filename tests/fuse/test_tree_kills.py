@@ -18,7 +18,7 @@ from fuse.tree import Tree
 from fuse.upper import UpperDirectory
 from tests.fuse.archives import archive, hardlink
 from tests.fuse.model import File, Folder, Link, Model
-from tests.fuse.test_tree import ME, Overlay, change, changes, compare, layers, outcome
+from tests.fuse.test_tree import ME, Overlay, PlainUpper, change, changes, compare, layers, outcome
 
 WRITING = (
     "chmod",
@@ -80,10 +80,11 @@ def check(
     last: tuple[object, ...],
     call: int,
     archives: bool,
+    upper: type[UpperDirectory],
 ) -> bool:
     """Make a tree by steps, die in the last one; whether it came to dying."""
     with tempfile.TemporaryDirectory(prefix="rc-tree-") as folder:
-        overlay = Overlay(folder, specs, archives=archives, upper=UpperDirectory)
+        overlay = Overlay(folder, specs, archives=archives, upper=upper)
         before = Model(specs)
         for what, *arguments in steps:
             outcome(change, before, what, arguments)
@@ -126,9 +127,12 @@ def layer() -> dict[bytes, object]:
         ([], ("rename", b"a", b"b", 2)),
     ],
 )
-def test_a_kill_before_each_call(steps: list[tuple[object, ...]], last: tuple[object, ...]) -> None:
+@pytest.mark.parametrize("upper", [UpperDirectory, PlainUpper])
+def test_a_kill_before_each_call(
+    steps: list[tuple[object, ...]], last: tuple[object, ...], upper: type[UpperDirectory]
+) -> None:
     calls = 0
-    while check([layer()], steps, last, calls, archives=True):
+    while check([layer()], steps, last, calls, archives=True, upper=upper):
         calls += 1
     assert calls > 0
 
@@ -140,6 +144,7 @@ def test_a_kill_before_each_call(steps: list[tuple[object, ...]], last: tuple[ob
     last=changes.filter(lambda step: step[0] not in ("forget", "remount", "write", "create")),
     call=st.integers(0, 25),
     archives=st.booleans(),
+    upper=st.sampled_from([UpperDirectory, PlainUpper]),
 )
 def test_a_change_is_seen_whole_or_not_at_all(
     specs: list[dict[bytes, object]],
@@ -147,8 +152,9 @@ def test_a_change_is_seen_whole_or_not_at_all(
     last: tuple[object, ...],
     call: int,
     archives: bool,
+    upper: type[UpperDirectory],
 ) -> None:
-    check(specs, steps, last, call, archives)
+    check(specs, steps, last, call, archives, upper)
 
 
 @pytest.mark.parametrize("call", range(26))
