@@ -8,11 +8,18 @@ import socket
 import stat
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from fuse.inodes import Directory
 from fuse.layers.directory import DirectoryLayer
+from fuse.ownership import Ownership
+from fuse.stack import DIRECTORIES_HELD
 from fuse.syscalls import RenameFlag, renameat2
+from fuse.tree import Tree
+from fuse.upper import UpperDirectory
+from fuse.view import OPEN_FILES
 from tests.fuse.archives import archive, directory, regular, symlink
 from tests.fuse.namespaces import in_namespace, is_whiteout, mounted, read, write
 
@@ -279,3 +286,48 @@ def test_a_removed_directory_that_is_in_use(folder: str) -> None:
             os.chmod(".", 0o700)
             assert stat.S_IMODE(os.stat(".").st_mode) == 0o700
             os.chdir("/")
+
+
+def open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_what_is_made_is_kept_open_for_a_while(tmp_path: Path) -> None:
+    """And the directories that it is made in, however they move."""
+    for name in ("upper", "work"):
+        os.mkdir(tmp_path / name)
+    before = open_files()
+    upper = UpperDirectory(str(tmp_path / "upper"), str(tmp_path / "work"), ownership=Ownership.REAL)
+    tree = Tree([], upper)
+    me = os.getuid(), os.getgid()
+    for at in range(DIRECTORIES_HELD + 10):
+        directory = tree.mkdir(tree.root, b"d%d" % at, 0o755, *me)
+        assert isinstance(directory, Directory)
+        for name in range(8):
+            inode = tree.mknod(directory, b"%d" % name, stat.S_IFREG | 0o640, 0, *me)
+            assert inode.writable
+        tree.rename(tree.root, b"d%d" % at, tree.root, b"e%d" % at)
+        tree.write(tree.mknod(directory, b"later", stat.S_IFREG | 0o640, 0, *me), 0, b"data")
+        assert (tmp_path / "upper" / f"e{at}" / "later").read_text() == "data"
+    assert open_files() - before < OPEN_FILES + DIRECTORIES_HELD + 10
+    for at in range(DIRECTORIES_HELD + 10):
+        subprocess.run(["rm", "-r", tmp_path / "upper" / f"e{at}"], check=True)
+    tree.close()
+    assert open_files() == before
+
+
+def test_a_file_without_a_name_keeps_its_set_id_bits_until_it_is_written_by_others(tmp_path: Path) -> None:
+    for name in ("upper", "work"):
+        os.mkdir(tmp_path / name)
+    upper = UpperDirectory(str(tmp_path / "upper"), str(tmp_path / "work"), ownership=Ownership.REAL)
+    tree = Tree([], upper)
+    inode = tree.tmpfile(tree.root, 0o4755, os.getuid(), os.getgid())
+    tree.write(inode, 0, b"by somebody who may")
+    assert stat.S_IMODE(tree.attributes(inode).mode) == 0o4755
+    tree.drop_privileges(inode)
+    assert stat.S_IMODE(tree.attributes(inode).mode) == 0o755
+    tree.drop_privileges(inode)
+    tree.chmod(inode, 0o2755)
+    tree.drop_privileges(inode)
+    assert stat.S_IMODE(tree.attributes(inode).mode) == 0o755
+    tree.close()
