@@ -127,8 +127,12 @@ class Container:
         """As `forget_live`, for a supervisor, which has a root filesystem mounted in there."""
         debris.discard_afterwards(self.live, mount=mount)
 
-    def forget(self, *, afterwards: bool = False) -> None:
-        """Removes everything of a container that is not alive; what takes time `afterwards`, if so asked."""
+    def forget(self, *, afterwards: bool = False, mount: str | None = None) -> None:
+        """Removes everything of a container that is not alive; what takes time `afterwards`, if so asked.
+
+        With `mount` it is its supervisor that asks, see `end_life`. What only a living container has goes last: when
+        that is there and nobody holds its lock, the next command goes on with this (sweep.py).
+        """
         try:
             name = self.record().name
         except (ContainerError, FileNotFoundError):
@@ -136,7 +140,10 @@ class Container:
         (debris.discard_afterwards if afterwards else debris.discard)(self.path)
         if name:
             _release_name(self.settings, name, self.id)
-        self.forget_live()
+        if mount is None:
+            self.forget_live()
+        else:
+            self.end_life(mount=mount)
 
 
 class Containers:

@@ -178,9 +178,10 @@ class _Life:
                 self._trouble = str(first_cause(error))
             if not self.record.remove:
                 self._write_end()
-            self.container.end_life(mount=mounting.ROOTFS)
             if self.record.remove:
-                ending.forget(self.container, volumes=True, afterwards=True)
+                ending.forget(self.container, volumes=True, afterwards=True, mount=mounting.ROOTFS)
+            else:
+                self.container.end_life(mount=mounting.ROOTFS)
             if self.record.network.published:
                 # Who is told that the container has ended may use its ports. Without any nobody need wait: the kernel
                 # takes its time, some 20 ms, to let a TAP device go. The session reaps what is left (Session.finish).
