@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rootless.container import lock
+from rootless.container import afterwards, lock
 from rootless.container.containers import Container, Containers, check_name, new_id
 from rootless.container.record import State
 from rootless.errors import ContainerError, UsageError
@@ -25,6 +25,24 @@ def test_create_find_forget(store: Store) -> None:
     container.forget()
     assert list(containers) == [] and os.listdir(f"{store.settings.containers}/names") == []
     container.forget()  # may be repeated
+
+
+def test_a_supervisor_forgets_its_life_last(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed before that, it leaves a dead lock, by which the next command knows that there is something to clear."""
+    container = store.create("web")
+    os.makedirs(container.live)
+    there = []
+    monkeypatch.setattr(
+        Container,
+        "end_life",
+        lambda self, *, mount: there.append((os.path.exists(self.path), os.path.exists(self.live))),
+    )
+    container.forget(afterwards=True, mount="rootfs")
+    assert there == [(False, True)]
+    assert os.listdir(f"{store.settings.containers}/names") == []
+    monkeypatch.undo()
+    afterwards.run()
+    container.forget_live()
 
 
 def test_a_name_belongs_to_one(store: Store) -> None:
