@@ -130,6 +130,12 @@ class Directory(Inode):
         super().drop_name(parent, name)
         self.moves = -1
 
+    def renamed(self, name: bytes) -> None:
+        """A name has come or gone, by a change in the upper."""
+        self.hold(name)
+        self.changed()
+        self.version += 1
+
     def hold(self, name: bytes) -> None:
         """The upper has something at a name, or may have."""
         if self.names_above is not None:

@@ -47,14 +47,11 @@ class Listings:
         room = size - sum(map(len, parts))
         position = max(position, 2)
         try:
-            whole = self._tree.whole(directory) if directory not in self._snapshots else None
+            whole = self._tree.whole(directory) if plus and directory not in self._snapshots else None
             if whole is not None:
-                read = self._read_whole if plus else self._read_whole_names
-                read(parts, directory, whole, position, room)
-            elif plus:
-                self._read_files(parts, directory, position, room)
+                self._read_whole(parts, directory, whole, position, room)
             else:
-                self._read_names(parts, directory, position, room)
+                self._read_files(parts, directory, position, room, plus=plus)
         except (OSError, LayerError):
             if not parts:
                 raise  # else the next request will meet it; what is in `parts` has been counted
@@ -98,31 +95,14 @@ class Listings:
             parts.append(pack(number, position, length, kind))
             parts.append(name + _PADDING[length & 7])
 
-    def _read_whole_names(
-        self, parts: list[bytes], directory: Directory, whole: Place, position: int, room: int
-    ) -> None:
-        """The same without attributes."""
-        pack = protocol.DIRENT.pack
-        fixed = protocol.DIRENT.size + 7
-        for name, number, mode in self._tree.row_names(directory, whole, position - 2):
-            position += 1
-            if not number:
-                continue
-            length = len(name)
-            room -= fixed + length & ~7
-            if room < 0:
-                return
-            parts.append(pack(number, position, length, mode >> 12))
-            parts.append(name + _PADDING[length & 7])
-
-    def _read_files(self, parts: list[bytes], directory: Directory, position: int, room: int) -> None:
-        """Names and attributes."""
+    def _read_files(self, parts: list[bytes], directory: Directory, position: int, room: int, *, plus: bool) -> None:
+        """Any directory. Without `plus` it is names alone, which no kernel asks for that knows READDIRPLUS (3.9)."""
         tree, children = self._tree, directory.children
         snapshot = self._snapshot(directory, position)
         entries = snapshot.entries
         unchanged = snapshot.version == directory.version
         pack = protocol.DIRENT.pack
-        fixed = protocol.DIRENT.size + 7 + protocol.ENTRY_OUT.size
+        fixed = protocol.DIRENT.size + 7 + (protocol.ENTRY_OUT.size if plus else 0)
         for at in range(position, len(entries) + 2):
             found = entries[at - 2]
             if found is None:
@@ -141,50 +121,24 @@ class Listings:
                     continue
                 if isinstance(glimpse, tuple):
                     number, attributes = glimpse
-                    self._glimpsed[number] += 1
-                    parts.append(protocol.entry(number, self._valid, attributes))
+                    if plus:
+                        self._glimpsed[number] += 1
+                        parts.append(protocol.entry(number, self._valid, attributes))
                     parts.append(pack(number, at + 1, length, attributes[0] >> 12))
                     parts.append(name + _PADDING[length & 7])
                     continue
                 known = glimpse
-            try:
-                parts.append(known.reply or self._render(known))
-            except (OSError, LayerError):
-                tree.forget(known, 0)
-                raise
-            known.lookups += 1
+            if plus:
+                try:
+                    parts.append(known.reply or self._render(known))
+                except (OSError, LayerError):
+                    tree.forget(known, 0)
+                    raise
+                known.lookups += 1
             parts.append(pack(known.number, at + 1, length, known.mode >> 12))
             parts.append(name + _PADDING[length & 7])
-
-    def _read_names(self, parts: list[bytes], directory: Directory, position: int, room: int) -> None:
-        """Names alone, of which the kernel wants to know no more."""
-        tree, children = self._tree, directory.children
-        snapshot = self._snapshot(directory, position)
-        entries = snapshot.entries
-        unchanged = snapshot.version == directory.version
-        pack = protocol.DIRENT.pack
-        fixed = protocol.DIRENT.size + 7
-        for at in range(position, len(entries) + 2):
-            found = entries[at - 2]
-            if found is None:
-                continue
-            name, places = found
-            known = children.get(name)
-            if known is None and not unchanged:
-                try:
-                    known = tree.lookup(directory, name)
-                except FileNotFoundError:
-                    continue
-                tree.forget(known, 0)
-            length = len(name)
-            room -= fixed + length & ~7
-            if room < 0:
-                return
-            if known is None:
-                parts.append(pack(tree.number(places), at + 1, length, places[0].mode >> 12))
-            else:
-                parts.append(pack(known.number, at + 1, length, known.mode >> 12))
-            parts.append(name + _PADDING[length & 7])
+            if not plus:
+                tree.forget(known, 0)  # nobody was told of it
 
     def _snapshot(self, directory: Directory, position: int) -> Snapshot:
         """What the program at a position sees; one at the beginning sees what is there now."""

@@ -90,11 +90,9 @@ class Names(Ranges):
             scratch = upper.scratch()
             upper.link(source, scratch, dir_fd=upper.work_fd)
             upper.place(scratch, path)
-        directory.hold(name)
+        directory.renamed(name)
         inode.add_name(directory, name)
         inode.changed()
-        directory.changed()
-        directory.version += 1
         return inode
 
     def unlink(self, directory: Directory, name: bytes) -> None:
@@ -192,9 +190,7 @@ class Names(Ranges):
                 upper.make_opaque(scratch, dir_fd=upper.work_fd)
             upper.place(scratch, path)
         ident, found, fd = made
-        directory.hold(name)
-        directory.changed()
-        directory.version += 1
+        directory.renamed(name)
         inode = self.adopt(directory, name, (Place(upper, name, mode, ident),))
         inode.found = found
         inode.bare = not acls
@@ -280,13 +276,11 @@ class Names(Ranges):
             inode.anchor = -1
 
     def _lose_name(self, inode: Inode, directory: Directory, name: bytes) -> None:
-        directory.hold(name)  # a whiteout, perhaps
+        directory.renamed(name)  # a whiteout may stand there
         inode.drop_name(directory, name)
         if not inode.upper:
             inode.removed += 1
         inode.changed()
-        directory.changed()
-        directory.version += 1
         self._drop_unused(inode)
 
     def _below(self, directory: Directory, name: bytes) -> bool:

@@ -20,6 +20,7 @@ import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, ReaddirToken, RequestContext, SetattrFields, StatvfsData
 
 from fuse.attributes import Attributes
+from fuse.device import IDLE_AFTER
 from fuse.errors import LayerError
 from fuse.inodes import ROOT_NUMBER, Directory, Inode
 from fuse.mounting import MountOptions
@@ -356,14 +357,11 @@ class _Waiter:
 
     Lock = _Lock
     ClosedResourceError = _Closed
-    idle_after = 2000
-    """Milliseconds without a request after which `on_idle` is called, once."""
 
     def __init__(self, on_ready: Callable[[], None], on_idle: Callable[[], None]) -> None:
         self._on_ready: Callable[[], None] | None = on_ready
         self._on_idle = on_idle
         self._poll: select.poll | None = None
-        self._first = True
         self.lowlevel = self
         self.from_thread = self
 
@@ -386,7 +384,7 @@ class _Waiter:
         elif self._on_ready is not None:
             self._on_ready()
             self._on_ready = None
-        if not poll.poll(self.idle_after):
+        if not poll.poll(IDLE_AFTER):
             self._on_idle()
             poll.poll()
 

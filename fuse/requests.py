@@ -69,10 +69,10 @@ class Requests:
     def __init__(self, tree: Tree, options: MountOptions, *, max_pages: int = MAX_PAGES) -> None:
         self._tree = tree
         self._inodes = tree.inodes
+        self._inode = tree.inode
         self._valid = protocol.timeout(options.timeout)
         self._attr_prefix = protocol.ATTR_OUT.pack(*self._valid, 0)
         self._missing = protocol.ENTRY_OUT.pack(0, 0, self._valid[0], 0, self._valid[1], 0, *[0] * 16)
-        self._writeback = options.writeback
         self._options = options
         self._setxattr_in = protocol.SETXATTR_IN
         self._max_pages = max_pages
@@ -179,7 +179,7 @@ class Requests:
         self._tree.acls = bool(flags & InitFlag.POSIX_ACL)
         if flags & InitFlag.SETXATTR_EXT:
             self._setxattr_in = protocol.SETXATTR_EXT_IN
-        self._handlers = dict(self._serving())
+        self._handlers = self._serving()
         if not flags & InitFlag.NO_OPEN_SUPPORT:
             self._handlers[Opcode.OPEN] = (self._open, _BODY + protocol.OPEN_IN.size)
             self._handlers[Opcode.RELEASE] = (self._release, _BODY)
@@ -209,9 +209,6 @@ class Requests:
         if inode.__class__ is Directory:
             return inode
         raise OSError(errno.ESTALE if inode is None else errno.ENOTDIR, "")
-
-    def _inode(self, node: int) -> Inode:
-        return self._inodes.get(node) or self._tree.recall(node)
 
     def _render(self, inode: Inode) -> bytes:
         rendered = inode.reply = protocol.entry(inode.number, self._valid, self._tree.attributes(inode))
@@ -324,7 +321,7 @@ class Requests:
         if valid & _MODE:
             tree.chmod(inode, mode)
         if (
-            self._writeback
+            self._options.writeback
             and not valid & ~_TIMES_KEPT
             and tree.attributes(inode).mtime_ns == mtime * 1000000000 + mtime_ns
         ):

@@ -151,7 +151,7 @@ class Stack:
             if directory.listed or not directory.lowers:
                 return True
             directory.listed = True
-            names = self._writable().names_in(self._path(directory))
+            names = set(self._writable().listed(self._path(directory)))
             if len(names) <= NAMES_KEPT:
                 directory.names_above = names
         return name in names
@@ -206,13 +206,6 @@ class Stack:
                 inode.add_name(directory, name)
         directory.children[name] = inode
         return inode
-
-    def number(self, places: tuple[Place, ...]) -> int:
-        """The number that `adopt` would most likely give; it makes no promise and keeps nothing."""
-        top = places[0]
-        if len(places) == 1 or top.layer is not self._upper:
-            return self._numbers.of(top)
-        return self._numbers.kept(top, self._numbers.of(places[1]))
 
     def _further_name(self, inode: Inode, directory: Directory, name: bytes) -> bool:
         """A name in a layer belongs to a file that was copied up: give the copy that name. False if it is gone."""

@@ -86,12 +86,9 @@ class Tree(Names):
         source.add_name(new, new_name)
         if isinstance(source, Directory):
             self._moves += 1
-        new.hold(new_name)
-        old.hold(old_name)
-        for inode in (source, old, new):
-            inode.changed()
-        old.version += 1
-        new.version += 1
+        source.changed()
+        new.renamed(new_name)
+        old.renamed(old_name)
 
     def _empty(self, target: Directory, path: bytes) -> None:
         """Make a directory that shows nothing really empty, so that it can be replaced."""
@@ -128,11 +125,10 @@ class Tree(Names):
         second.drop_name(*at_second)
         first.add_name(*at_second)
         second.add_name(*at_first)
-        for inode in (first, second, at_first[0], at_second[0]):
-            inode.changed()
         self._moves += 1
-        at_first[0].version += 1
-        at_second[0].version += 1
+        for inode, (parent, name) in ((first, at_first), (second, at_second)):
+            inode.changed()
+            parent.renamed(name)
 
     def _copy_up_whole(self, inode: Inode) -> None:
         """Copy up a file, or a directory with everything in it, after which no layer has a part in it."""

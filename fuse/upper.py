@@ -18,7 +18,6 @@ from fuse.layers.directory import DirectoryLayer
 from fuse.marks import UNSUPPORTED, MarkedDirectory
 from fuse.override import CONTAINERS_XATTR, PERMISSIONS, SET_APART, Override
 from fuse.ownership import Overrides, Ownership, real_mode, stand_ins, write_with, written_with
-from fuse.whiteout import WHITEOUT_PREFIX
 from fuse.workdir import is_open_file
 
 CAPABILITY_XATTR = b"security.capability"
@@ -148,15 +147,6 @@ class UpperDirectory(MarkedDirectory):
         if self._overrides is None:
             return status.st_ino, from_stat(status)
         return status.st_ino, self._overrides.attributes(self._proc + path, status)
-
-    def names_in(self, directory: bytes) -> set[bytes]:
-        """The names in a directory, and those that whiteouts in the form of a file stand for."""
-        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._fd)
-        try:
-            found = set(map(os.fsencode, os.listdir(fd)))
-        finally:
-            os.close(fd)
-        return found | {name[len(WHITEOUT_PREFIX) :] for name in found if name.startswith(WHITEOUT_PREFIX)}
 
     def attributes(self, ref: bytes) -> Attributes:
         follow = is_open_file(ref)
@@ -301,21 +291,19 @@ class UpperDirectory(MarkedDirectory):
 
     def remove_capabilities(self, path: bytes) -> None:
         """As chown(2) and write(2) do with those of a real file."""
-        try:
-            key = self.xattr_key(CAPABILITY_XATTR)
-            os.removexattr(self.for_xattrs(path), key, follow_symlinks=is_open_file(path))
-        except OSError as error:
-            if error.errno not in (errno.ENODATA, *UNSUPPORTED):
-                raise
+        self._remove_if_there(path, self.xattr_key(CAPABILITY_XATTR))
 
     def remove_acls(self, path: bytes) -> None:
         """Of what was made outside of the mount and inherited them from there."""
         for name in (ACCESS, DEFAULT):
-            try:
-                os.removexattr(self.for_xattrs(path), name)
-            except OSError as error:
-                if error.errno not in (errno.ENODATA, *UNSUPPORTED):
-                    raise
+            self._remove_if_there(path, name)
+
+    def _remove_if_there(self, path: bytes, key: bytes) -> None:
+        try:
+            os.removexattr(self.for_xattrs(path), key, follow_symlinks=is_open_file(path))
+        except OSError as error:
+            if error.errno not in (errno.ENODATA, *UNSUPPORTED):
+                raise
 
     def _probe_acls(self) -> bool:
         """Whether the file system has access control lists. What is made in the work directory inherits none."""

@@ -124,29 +124,9 @@ class View(Stack):
                 known = self.adopt(directory, name, (place,))
             yield name, known, known.number, _NOTHING
 
-    def row_names(self, directory: Directory, whole: Place, skip: int) -> Iterator[tuple[bytes, int, int]]:
-        """Name, number and mode of what is in such a directory; with number 0 it is nothing."""
-        layer = whole.layer
-        assert isinstance(layer, ArchiveLayer)
-        base = self._numbers.base(layer)
-        children = directory.children
-        for node, name, fields in layer.rows(whole.ref, skip, *self._shown):
-            known = children.get(name)
-            if known is not None:
-                yield name, known.number, known.mode
-            elif fields is not None:
-                yield name, base + node, fields.mode
-            else:
-                place = layer.place(node)
-                yield name, self._numbers.of(place) if place.mode else 0, place.mode
-
     def recall(self, number: int) -> Inode:
         """The file of which the kernel had a glimpse; ESTALE."""
-        found = self.glimpses.where(number)
-        if found is None:
-            fail(errno.ESTALE)
-        layer, node = found
-        assert isinstance(layer, ArchiveLayer)
+        layer, node = self._glimpsed_at(number)
         inode: Inode = self.root
         for name in layer.path(node).split(b"/"):
             if not isinstance(inode, Directory):
@@ -163,14 +143,19 @@ class View(Stack):
         """The file of that number, to ask something about it: an `Inode` that is held by nobody will do. ESTALE."""
         inode = self.inodes.get(number)
         if inode is None:
-            found = self.glimpses.where(number)
-            if found is None:
-                fail(errno.ESTALE)
-            layer, node = found
-            assert isinstance(layer, ArchiveLayer)
+            layer, node = self._glimpsed_at(number)
             place = layer.place(node)
             inode = Inode(number, place.mode, None, b"", place)
         return inode
+
+    def _glimpsed_at(self, number: int) -> tuple[ArchiveLayer, int]:
+        """The layer of a file of which the kernel had a glimpse, and the node there; ESTALE."""
+        found = self.glimpses.where(number)
+        if found is None:
+            fail(errno.ESTALE)
+        layer, node = found
+        assert isinstance(layer, ArchiveLayer)
+        return layer, node
 
     def _fade(self, inode: Inode) -> None:
         """A file that was recalled need not stay an object, if nothing has happened to it."""
@@ -306,12 +291,9 @@ class View(Stack):
 
     def glimpsed_parts(self, number: int, offset: int, length: int) -> list[Buffer]:
         """The same of a file that the kernel had a glimpse of, which needs no `Inode` for that either; ESTALE."""
-        found = self.glimpses.where(number)
-        if found is None:
-            fail(errno.ESTALE)
+        layer, node = self._glimpsed_at(number)
         last = self._glimpsed
         if last is None or last[0] != number:
-            layer, node = found
             last = self._glimpsed = number, layer.open(node)
         return last[1].pread_parts(offset, length)
 

@@ -8,7 +8,7 @@ Imports point one way; `tests/test_imports.py` holds this map against the code:
       -> container              records, locks, life cycle of a container
         -> image | runtime      never import each other
           -> oci                pure: references, digests, documents, tar
-            -> errors, syscalls, settings
+            -> errors, processes, syscalls, settings
 
 `fuse` and `netns` are packages of their own that know nothing of this one.
 """

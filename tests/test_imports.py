@@ -15,7 +15,7 @@ PACKAGES = ("rootless", "fuse", "netns")
 # A room may import itself and what stands on a lower line; rooms on the same line never import each other.
 LEVELS: tuple[frozenset[str], ...] = (
     frozenset({"errors"}),
-    frozenset({"syscalls"}),
+    frozenset({"processes", "syscalls"}),
     frozenset({"settings"}),
     frozenset({"request"}),
     frozenset({"client"}),

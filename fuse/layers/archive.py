@@ -32,7 +32,6 @@ class _PlainReader:
     """The bytes of an uncompressed tar."""
 
     def __init__(self, path: str | bytes) -> None:
-        self._path = path
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
     def pread(self, offset: int, length: int) -> bytes:

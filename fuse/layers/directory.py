@@ -64,13 +64,9 @@ class DirectoryLayer:
             status = os.stat(path, dir_fd=self._fd, follow_symlinks=False)
         except FileNotFoundError:
             return self._dotted_whiteout(directory, name)
-        if self._is_whiteout(status, path):
-            return Place(self, path, 0, status.st_ino)
-        mode = status.st_mode if self._overrides is None else self._overrides.mode(self._proc + path, status)
-        return Place(self, path, mode, status.st_ino)
+        return Place(self, path, self._mode(status, path), status.st_ino)
 
     def entries(self, directory: bytes) -> list[tuple[bytes, Place]]:
-        overrides = self._overrides
         fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._fd)
         try:
             names = [os.fsencode(name) for name in os.listdir(fd)]
@@ -82,11 +78,7 @@ class DirectoryLayer:
                     continue
                 path = _join(directory, name)
                 status = os.stat(name, dir_fd=fd, follow_symlinks=False)
-                if self._is_whiteout(status, path):
-                    mode = 0
-                else:
-                    mode = status.st_mode if overrides is None else overrides.mode(self._proc + path, status)
-                found.append((name, Place(self, path, mode, status.st_ino)))
+                found.append((name, Place(self, path, self._mode(status, path), status.st_ino)))
             if dotted:
                 present = set(names)
                 for name in dotted:
@@ -183,15 +175,13 @@ class DirectoryLayer:
 
     def _dotted_whiteout(self, directory: bytes, name: bytes) -> Place | None:
         path = _whiteout_of(_join(directory, name))
-        try:
-            status = os.stat(path, dir_fd=self._fd, follow_symlinks=False)
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            if error.errno == errno.ENAMETOOLONG:
-                return None
-            raise
-        return Place(self, path, 0, status.st_ino)
+        return Place(self, path, 0, 0) if self._is_there(path) else None
+
+    def _mode(self, status: os.stat_result, path: bytes) -> int:
+        """The mode of a `Place`."""
+        if self._is_whiteout(status, path):
+            return 0
+        return status.st_mode if self._overrides is None else self._overrides.mode(self._proc + path, status)
 
     def _is_whiteout(self, status: os.stat_result, path: bytes) -> bool:
         if stat.S_ISCHR(status.st_mode):

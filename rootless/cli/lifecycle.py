@@ -27,13 +27,16 @@ def _chosen(session: Caller, names: tuple[str, ...], all_: bool, latest: bool) -
     containers = Containers(session.settings)
     if all_ and names:
         raise UsageError("give either names or --all")
-    if all_:
-        return [(container.id, container) for container in containers]
-    if latest and not names:
-        return [(container.id, container) for container in list(containers)[-1:]]
     if not names:
-        raise UsageError("you must provide at least one name or id")
+        return [(container.id, container) for container in _without_names(containers, all_, latest)]
     return [(name, containers.find(name)) for name in names]
+
+
+def _without_names(containers: Containers, all_: bool, latest: bool) -> list[Container]:
+    """Those that --all or --latest stands for. UsageError where neither was given."""
+    if not all_ and not latest:
+        raise UsageError("you must provide at least one name or id")
+    return list(containers) if all_ else list(containers)[-1:]
 
 
 def _report(errors: Iterable[RcontainError]) -> int:
@@ -223,14 +226,9 @@ def rm(
 
 
 def _to_remove(containers: Containers, names: tuple[str, ...], all_: bool, latest: bool) -> list[str]:
-    known = [container.id for container in containers] if all_ or latest else []
-    if all_:
-        return known
-    if latest and not names:
-        return known[-1:]
-    if not names:
-        raise UsageError("you must provide at least one name or id")
-    return list(names)
+    if names and not all_:
+        return list(names)
+    return [container.id for container in _without_names(containers, all_, latest)]
 
 
 async def _remove(container: Container, force: bool, seconds: float | None, volumes: bool) -> None:

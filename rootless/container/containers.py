@@ -127,17 +127,18 @@ class Container:
         """As `forget_live`, for a supervisor, which has a root filesystem mounted in there."""
         debris.discard_afterwards(self.live, mount=mount)
 
-    def forget(self, *, afterwards: bool = False, mount: str | None = None) -> None:
-        """Removes everything of a container that is not alive; what takes time `afterwards`, if so asked.
+    def forget(self, *, mount: str | None = None) -> None:
+        """Removes everything of a container that is not alive.
 
-        With `mount` it is its supervisor that asks, see `end_life`. What only a living container has goes last: when
-        that is there and nobody holds its lock, the next command goes on with this (sweep.py).
+        With `mount` it is its supervisor that asks, see `end_life`; what takes time is done afterwards then. What only
+        a living container has goes last: when that is there and nobody holds its lock, the next command goes on with
+        this (sweep.py).
         """
         try:
             name = self.record().name
         except (ContainerError, FileNotFoundError):
             name = ""  # damaged: its name is free for whoever wants it (Containers._take_name)
-        (debris.discard_afterwards if afterwards else debris.discard)(self.path)
+        (debris.discard if mount is None else debris.discard_afterwards)(self.path)
         if name:
             _release_name(self.settings, name, self.id)
         if mount is None:

@@ -12,6 +12,7 @@ import re
 
 from .. import syscalls
 from ..image.removal import remove_tree
+from ..processes import process_state
 from . import afterwards
 
 _DEBRIS = re.compile(r"\.(?:new|old)-(\d+)-")
@@ -60,15 +61,8 @@ def clear(directory: str) -> None:
         return
     for entry in entries:
         match = _DEBRIS.match(entry)
-        if match and _has_ended(match[1]):
+        if match is None:
+            continue
+        maker = process_state(int(match[1]))
+        if maker is None or maker.ended:
             remove_tree(f"{directory}/{entry}")
-
-
-def _has_ended(pid: str) -> bool:
-    """Also where nobody has waited for it yet: process 1 of a container or a virtual machine may take its time."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            state = file.read().rpartition(b")")[2].split()[0]  # proc(5): field 3
-    except (FileNotFoundError, ProcessLookupError):
-        return True
-    return state in (b"Z", b"X")

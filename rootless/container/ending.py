@@ -104,13 +104,13 @@ async def force_removal(container: Container) -> None:
     await remove(container, force=True, seconds=10, volumes=True)
 
 
-def forget(container: Container, *, volumes: bool, afterwards: bool = False, mount: str | None = None) -> None:
+def forget(container: Container, *, volumes: bool, mount: str | None = None) -> None:
     """Removes the record of a container that is not alive, and its anonymous volumes if asked; see Container.forget."""
     try:
         names = [mount.name for mount in container.record().mounts if mount.type == "volume"] if volumes else []
     except (ContainerError, FileNotFoundError):
         names = []  # no record: no volume was made for it
-    container.forget(afterwards=afterwards, mount=mount)
+    container.forget(mount=mount)
     for name in names:
         volume = Volume(container.settings, name)
         if volume.is_anonymous:

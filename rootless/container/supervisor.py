@@ -179,7 +179,7 @@ class _Life:
             if not self.record.remove:
                 self._write_end()
             if self.record.remove:
-                ending.forget(self.container, volumes=True, afterwards=True, mount=mounting.ROOTFS)
+                ending.forget(self.container, volumes=True, mount=mounting.ROOTFS)
             else:
                 self.container.end_life(mount=mounting.ROOTFS)
             if self.record.network.published:

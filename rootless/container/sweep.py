@@ -14,6 +14,7 @@ import time
 import msgspec
 
 from ..errors import ContainerError
+from ..processes import process_state
 from ..settings import Settings
 from . import debris, lock
 from .containers import Container, is_id
@@ -76,12 +77,9 @@ def boot_id() -> str:
 
 
 def start_time(pid: int) -> int:
-    """When a process started, in clock ticks since boot; 0 when there is no such process. proc(5), stat, field 22."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return int(file.read().rpartition(b")")[2].split()[19])
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
+    """When a process started, in clock ticks since boot; 0 when there is no such process."""
+    found = process_state(pid)
+    return 0 if found is None else found.start_time
 
 
 def kill_exactly(pid: int, started: int) -> None:

@@ -15,7 +15,8 @@ import msgspec
 
 from rootless.errors import ContainerError, UsageError
 from rootless.oci.runtime import Spec, State, Status
-from rootless.runtime import bundle, capabilities, facts, hooks, launch, ledger, plan, relay
+from rootless.processes import process_state
+from rootless.runtime import bundle, capabilities, facts, hooks, launch, plan, relay
 from rootless.runtime.idmap import IdMaps
 from rootless.runtime.init import Job
 from rootless.runtime.launch import Launched
@@ -127,11 +128,11 @@ def _populate(
         launched.created_now()
         if launched.master is not None and arguments.console_socket:
             hand_over(launched, arguments.console_socket)
-        found = ledger.process_state(launched.pid)
+        found = process_state(launched.pid)
         if found is None:
             raise ContainerError("the container's first process died while it was being made")
         created = datetime.now(UTC).isoformat().replace("+00:00", "Z")
-        book.write(Record(arguments.id, launched.pid, found[1], loaded.path, loaded.rootfs, created, ids))
+        book.write(Record(arguments.id, launched.pid, found.start_time, loaded.path, loaded.rootfs, created, ids))
         write_pid(arguments.pid_file, launched.pid)
     except BaseException:
         launched.signal(signal.SIGKILL)

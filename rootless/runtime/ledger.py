@@ -13,17 +13,15 @@ import os
 import re
 import shutil
 import socket
-from typing import Final
 
 import msgspec
 
 from rootless.errors import ContainerError, HostError, UsageError
 from rootless.oci.runtime import Spec, State, Status, decode, encode
+from rootless.processes import process_state
 from rootless.runtime.idmap import IdMaps
 
 _ID = re.compile(r"[A-Za-z0-9_+.\-]+")
-_STAT_STATE: Final = 0
-_STAT_START: Final = 19
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -47,16 +45,6 @@ def default_root() -> str:
     if not runtime:
         raise HostError("XDG_RUNTIME_DIR is not set", hint="set it, or name a directory with --root")
     return f"{runtime}/rcontain/oci"
-
-
-def process_state(pid: int) -> tuple[str, int] | None:
-    """(state letter, start time) of a process, or None where there is none."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    return fields[_STAT_STATE].decode(), int(fields[_STAT_START])
 
 
 class Ledger:
@@ -146,7 +134,7 @@ class Ledger:
 def status(record: Record) -> Status:
     """What became of the container."""
     found = process_state(record.pid)
-    if found is None or found[1] != record.start_time or found[0] in "ZX":
+    if found is None or found.ended or found.start_time != record.start_time:
         return Status.STOPPED
     return Status.RUNNING if record.started else Status.CREATED
 

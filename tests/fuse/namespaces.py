@@ -85,41 +85,58 @@ def mounted(
     paths = {name: os.path.join(folder, name) for name in ("upper", "work", "merged")}
     for path in paths.values():
         os.makedirs(path, exist_ok=True)
+    upper, work = (paths["upper"], paths["work"]) if writable else (None, None)
+
+    def work_of_server(ready_fd: int) -> None:
+        serve(
+            paths["merged"],
+            lowers,
+            upper,
+            work,
+            uidmap=uidmap,
+            gidmap=gidmap,
+            options=options or options_here(),
+            ready_fd=ready_fd,
+        )
+
+    try:
+        pid = started(work_of_server)
+        try:
+            yield paths["merged"]
+            umount(paths["merged"].encode())
+        except BaseException:
+            os.kill(pid, signal.SIGTERM)
+            raise
+        finally:
+            os.waitpid(pid, 0)
+    finally:
+        for layer in lowers:
+            layer.close()
+
+
+def started(work: Callable[[int], object]) -> int:
+    """The pid of a forked server of which the mount answers. `work` gets the `ready_fd` of `serve`."""
     readable, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
         try:
             os.close(readable)
-            upper, work = (paths["upper"], paths["work"]) if writable else (None, None)
-            serve(
-                paths["merged"],
-                lowers,
-                upper,
-                work,
-                uidmap=uidmap,
-                gidmap=gidmap,
-                options=options or options_here(),
-                ready_fd=writing,
-            )
+            work(writing)
         except BaseException:  # noqa: BLE001  shown with the test's output
             traceback.print_exc()
         finally:
             os._exit(0)
     os.close(writing)
-    with os.fdopen(readable, "rb") as ready:
-        assert select.select([ready], [], [], 20)[0], "the overlay does not answer"
-        answer = ready.read()
     try:
+        with os.fdopen(readable, "rb") as ready:
+            assert select.select([ready], [], [], 20)[0], "the overlay does not answer"
+            answer = ready.read()
         assert answer == b"1", answer
-        yield paths["merged"]
-        umount(paths["merged"].encode())
     except BaseException:
         os.kill(pid, signal.SIGTERM)
-        raise
-    finally:
-        for layer in lowers:
-            layer.close()
         os.waitpid(pid, 0)
+        raise
+    return pid
 
 
 def read(*parts: str) -> str:

@@ -10,7 +10,7 @@ import signal
 import stat
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from fuse import workdir as workdir_module
 from fuse.ids import IdMap, Owners
-from fuse.inodes import Directory, Inode
+from fuse.inodes import Directory
 from fuse.layers import Layer
 from fuse.layers.directory import DirectoryLayer
 from fuse.ledger import LEDGER, Ledger
@@ -31,7 +31,8 @@ from fuse.syscalls import MNT_DETACH, NFS, birth_ns, umount
 from fuse.tree import Tree
 from fuse.upper import StoredUpper, UpperDirectory
 from tests.fuse.archives import archive, directory, hardlink, regular, symlink
-from tests.fuse.namespaces import in_namespace, is_whiteout, mounted, read, write
+from tests.fuse.namespaces import in_namespace, is_whiteout, mounted, read, started, write
+from tests.fuse.paths import Paths
 from tests.kit.userns import in_namespaces
 
 ONLY_ROOT = Owners(IdMap(((0, 0, 1),)), IdMap(((0, 0, 1),)))
@@ -185,7 +186,7 @@ class Model:
         self.touch(new)
 
 
-class Overlay:
+class Overlay(Paths):
     """The tree by path."""
 
     def __init__(self, folder: str, ownership: Ownership, owners: Owners | None = None) -> None:
@@ -201,25 +202,8 @@ class Overlay:
         assert upper.ownership is self.ownership
         self.tree = Tree([layer(self.folder)], upper, layer_owners=self.owners)
 
-    def look(self, path: bytes) -> tuple[Directory, bytes]:
-        *parents, name = path.split(b"/")
-        here: Inode = self.tree.root
-        for part in parents:
-            if not isinstance(here, Directory):
-                raise OSError(errno.ENOTDIR, "")
-            here = self.tree.lookup(here, part)
-            here.lookups += 1
-        if not isinstance(here, Directory):
-            raise OSError(errno.ENOTDIR, "")
-        return here, name
-
-    def get(self, path: bytes) -> Inode:
-        inode = self.tree.lookup(*self.look(path))
-        inode.lookups += 1
-        return inode
-
     def make(self, path: bytes, mode: int, rdev: int, uid: int, gid: int) -> None:
-        at = self.look(path)
+        at = self.parent(path)
         if stat.S_ISDIR(mode):
             made = self.tree.mkdir(*at, mode, uid, gid)
         elif stat.S_ISLNK(mode):
@@ -239,15 +223,15 @@ class Overlay:
         inode = self.get(path)
         if isinstance(inode, Directory):
             raise OSError(errno.EPERM, "")
-        self.tree.link(inode, *self.look(new)).lookups += 1
+        self.tree.link(inode, *self.parent(new)).lookups += 1
 
     def unlink(self, path: bytes) -> None:
         self.get(path)
-        self.tree.unlink(*self.look(path))
+        self.tree.unlink(*self.parent(path))
 
     def rename(self, old: bytes, new: bytes, exchange: bool) -> None:
         self.get(old)
-        self.tree.rename(*self.look(old), *self.look(new), 2 if exchange else 0)
+        self.tree.rename(*self.parent(old), *self.parent(new), 2 if exchange else 0)
 
     def sync(self) -> None:
         self.tree.fsync_directory(self.tree.root)
@@ -255,18 +239,6 @@ class Overlay:
     def remount(self) -> None:
         self.tree.close()
         self.mount()
-
-    def walk(self) -> Iterator[tuple[bytes, Inode]]:
-        todo: list[tuple[bytes, Directory]] = [(b"", self.tree.root)]
-        while todo:
-            path, parent = todo.pop()
-            for name, places in self.tree.listing(parent):
-                inode = self.tree.adopt(parent, name, places)
-                inode.lookups += 1
-                below = path + b"/" + name if path else name
-                yield below, inode
-                if isinstance(inode, Directory):
-                    todo.append((below, inode))
 
 
 paths = st.sampled_from([b"d", b"d/file", b"d/link", b"one", b"two", b"empty", b"null", b"disk", b"fifo", b"socket",
@@ -401,7 +373,7 @@ def test_a_side_file_that_is_cut_says_nothing_wrong_of_what_was_synced(
 ) -> None:
     with tempfile.TemporaryDirectory(prefix="rc-owners-") as folder:
         overlay = Overlay(folder, Ownership.FILE)
-        path = f"{folder}/work/{LEDGER.decode()}"
+        path = os.path.join(folder, "work", LEDGER.decode())
         model = Model()
         synced = os.stat(path).st_size
         for what, *arguments in steps:
@@ -742,7 +714,7 @@ def test_open_files_leave_nothing_in_their_directory_on_nfs(folder: str) -> None
 def test_a_file_made_without_a_name_has_its_owner_when_it_gets_one(tmp_path: object, ownership: Ownership) -> None:
     overlay = Overlay(str(tmp_path), ownership)
     tree = overlay.tree
-    directory, name = overlay.look(b"d/named")
+    directory, name = overlay.parent(b"d/named")
     inode = tree.tmpfile(directory, 0o4640, 21, 22)
     inode.lookups += 1
     shown = tree.attributes(inode)
@@ -813,16 +785,18 @@ def test_a_killed_server_leaves_owners_that_were_given(ownership: Ownership, ada
             UpperDirectory(folder + "/upper", folder + "/work", ownership=ownership).close()
             made = 0
             for steps in (3, 10, 24, 1, 40):
-                readable, writing = os.pipe()
-                server = os.fork()
-                if server == 0:
-                    options = MountOptions(adapter=adapter)
-                    serve(folder + "/merged", [layer(folder, f"layer{steps}")], folder + "/upper", folder + "/work",
-                          ready_fd=writing, options=options)  # fmt: skip
-                    os._exit(0)
-                os.close(writing)
-                with os.fdopen(readable, "rb") as ready:
-                    assert ready.read() == b"1"
+                lowest = [layer(folder, f"layer{steps}")]
+                server = started(
+                    lambda ready_fd, lowers=lowest: serve(
+                        folder + "/merged",
+                        lowers,
+                        folder + "/upper",
+                        folder + "/work",
+                        options=MountOptions(adapter=adapter),
+                        ready_fd=ready_fd,
+                    )
+                )
+                lowest[0].close()
                 root = folder + "/merged/"
                 for number in range(made):
                     found = os.lstat(f"{root}file{number}")

@@ -9,7 +9,6 @@ import os
 import select
 import signal
 import subprocess
-import traceback
 from contextlib import suppress
 
 import pytest
@@ -19,7 +18,7 @@ from fuse.layers.directory import DirectoryLayer
 from fuse.server import serve
 from fuse.syscalls import MNT_DETACH, umount
 from tests.fuse.archives import archive_of_tar
-from tests.fuse.namespaces import in_namespace, options_here
+from tests.fuse.namespaces import in_namespace, options_here, started
 from tests.fuse.player import Player, ServerGone, set_xattr
 
 pytestmark = [pytest.mark.fuse, pytest.mark.userns]
@@ -61,20 +60,11 @@ class Stage:
         return layers
 
     def mount(self) -> None:
-        readable, writing = os.pipe()
-        self.pid = os.fork()
-        if self.pid == 0:
-            try:
-                os.close(readable)
-                serve(self.mountpoint, self.layers(), self.upper, self.work, options=options_here(), ready_fd=writing)
-            except BaseException:  # noqa: BLE001  shown with the test's output
-                traceback.print_exc()
-            finally:
-                os._exit(0)
-        os.close(writing)
-        with os.fdopen(readable, "rb") as ready:
-            assert select.select([ready], [], [], 20)[0], "the overlay does not answer"
-            assert ready.read() == b"1"
+        self.pid = started(
+            lambda ready_fd: serve(
+                self.mountpoint, self.layers(), self.upper, self.work, options=options_here(), ready_fd=ready_fd
+            )
+        )
 
     def unmount(self) -> None:
         umount(self.mountpoint.encode())

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fuse.entry import Entry
-from fuse.inodes import Directory, Inode
+from fuse.inodes import Directory
 from fuse.layers import Layer
 from fuse.layers.directory import DirectoryLayer
 from fuse.ledger import LEDGER
@@ -22,6 +22,7 @@ from fuse.tree import Tree
 from fuse.upper import UpperDirectory
 from tests.fuse.archives import archive, hardlink
 from tests.fuse.model import File, Folder, Link, Model, Opaque, Whiteout
+from tests.fuse.paths import Paths
 
 ME = {"uid": os.geteuid(), "gid": os.getegid()}
 
@@ -74,7 +75,7 @@ class PlainUpper(UpperDirectory):
         raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
 
 
-class Overlay:
+class Overlay(Paths):
     """The tree by path, as the kernel would use it."""
 
     def __init__(
@@ -116,25 +117,6 @@ class Overlay:
     def open_upper(self) -> UpperDirectory:
         kind = self.upper if self.mounts == 1 else self.later
         return kind(self.folder + "/upper", self.folder + "/work", ownership=self.ownership)
-
-    def parent(self, path: bytes) -> tuple[Directory, bytes]:
-        *parents, name = path.split(b"/")
-        here: Inode = self.tree.root
-        for part in parents:
-            if not isinstance(here, Directory):
-                raise OSError(errno.ENOTDIR, "")
-            here = self.look(here, part)
-        if not isinstance(here, Directory):
-            raise OSError(errno.ENOTDIR, "")
-        return here, name
-
-    def look(self, directory: Directory, name: bytes) -> Inode:
-        inode = self.tree.lookup(directory, name)
-        inode.lookups += 1
-        return inode
-
-    def get(self, path: bytes) -> Inode:
-        return self.look(*self.parent(path))
 
     def create(self, path: bytes, content: bytes) -> None:
         inode = self.tree.create(*self.parent(path), 0o644, **ME)
@@ -201,19 +183,6 @@ class Overlay:
     def remount(self) -> None:
         self.tree.close()
         self.mount()
-
-    def walk(self) -> Iterator[tuple[bytes, Inode]]:
-        todo: list[tuple[bytes, Directory]] = [(b"", self.tree.root)]
-        while todo:
-            path, directory = todo.pop()
-            for name, places in self.tree.listing(directory):
-                inode = self.tree.adopt(directory, name, places)
-                assert self.tree.lookup(directory, name) is inode
-                inode.lookups += 1
-                below = path + b"/" + name if path else name
-                yield below, inode
-                if isinstance(inode, Directory):
-                    todo.append((below, inode))
 
 
 def change(model: Model, what: str, arguments: tuple[object, ...]) -> None:

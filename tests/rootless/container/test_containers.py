@@ -37,7 +37,7 @@ def test_a_supervisor_forgets_its_life_last(store: Store, monkeypatch: pytest.Mo
         "end_life",
         lambda self, *, mount: there.append((os.path.exists(self.path), os.path.exists(self.live))),
     )
-    container.forget(afterwards=True, mount="rootfs")
+    container.forget(mount="rootfs")
     assert there == [(False, True)]
     assert os.listdir(f"{store.settings.containers}/names") == []
     monkeypatch.undo()
