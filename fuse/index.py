@@ -69,6 +69,11 @@ class Index:
         if not stat.S_ISDIR(self.node(0).mode):
             raise self._damaged("its root is not a directory")
 
+    @property
+    def has_xattrs(self) -> bool:
+        """Whether any file has extended attributes."""
+        return self._xattr_count > 0
+
     def verify(self) -> None:
         """Compare the checksum of the whole file; LayerError where it differs."""
         if zlib.crc32(self._view[HEADER.size :]) != self._crc:

@@ -190,6 +190,8 @@ class Overlay(pyfuse3.Operations):  # type: ignore[misc]
 
     @handler
     def getxattr(self, number: int, name: bytes, _ctx: RequestContext) -> bytes:
+        if self._tree.beneath and not self._tree.may_have_xattrs:
+            raise FUSEError(errno.ENOSYS)  # the kernel stops asking
         self._check_xattrs()
         return self._tree.xattr(self._tree.peek(number), name)
 

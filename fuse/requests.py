@@ -191,6 +191,8 @@ class Requests:
         if not self._options.xattrs:
             for opcode in (Opcode.SETXATTR, Opcode.GETXATTR, Opcode.LISTXATTR, Opcode.REMOVEXATTR):
                 del self._handlers[opcode]
+        elif self._tree.beneath and not self._tree.may_have_xattrs:
+            del self._handlers[Opcode.GETXATTR]
         if not self._options.durable:
             del self._handlers[Opcode.FSYNC], self._handlers[Opcode.FSYNCDIR]
         self.started = True

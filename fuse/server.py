@@ -77,6 +77,7 @@ def serve(
             upper_owners=upper_owners,
             durable=options.durable,
         )
+        tree.beneath = options.beneath
         if top is not None and options.inherit_root:
             tree.inherit_root()
         _serve_tree(tree, mountpoint, options, ready, cache)

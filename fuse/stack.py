@@ -77,6 +77,8 @@ class Stack:
         self.glimpses = Glimpses(self._numbers.archives, self._numbers.archives_end)
         self.acls = False
         """Whether access control lists are heeded, which an adapter turns on: else they are hidden."""
+        self.beneath = False
+        """Whether the kernel's overlayfs is mounted over this: then attributes that it heeds are hidden."""
         self._moves = 0  # how often directories got another path, by which the paths kept are known to hold
         self._held: deque[Directory] = deque()  # those that are open in the upper, oldest first
         self._unasked: OrderedDict[Inode, None] = OrderedDict()  # those open because of a read or write, oldest first
@@ -85,6 +87,10 @@ class Stack:
     def keeps_acls(self) -> bool:
         """Whether access control lists could be heeded: the upper can have them, with the ids that the mount shows."""
         return self._upper is None or (self._upper.takes_acls and self._as_stored)
+
+    @property
+    def may_have_xattrs(self) -> bool:
+        return self._upper is not None or any(layer.may_have_xattrs for layer in self._layers)
 
     def close(self) -> None:
         """Close every file and layer."""

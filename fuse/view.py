@@ -18,7 +18,7 @@ from fuse.layers.archive import ArchiveLayer
 from fuse.layers.directory import DirectoryFile, DirectoryLayer
 from fuse.stack import NAME_MAX, Stack, fail
 from fuse.upper import CAPABILITY_XATTR, UpperDirectory
-from fuse.whiteout import shown_xattr, stored_xattr
+from fuse.whiteout import is_overlay_xattr, shown_xattr, stored_xattr
 from fuse.workdir import is_open_file
 
 OPEN_FILES = 256
@@ -216,7 +216,7 @@ class View(Stack):
             fail(errno.ENODATA)
         if name in ACL_XATTRS:
             return self._acl(inode, name)
-        stored = stored_xattr(name)
+        stored = None if self.beneath and is_overlay_xattr(name) else stored_xattr(name)
         if stored is None:
             fail(errno.ENODATA)
         if inode.upper:
@@ -260,6 +260,8 @@ class View(Stack):
             place = self._effective(inode)
             stored = list(place.layer.xattrs(place.ref))
         shown = [name for name in map(shown_xattr, stored) if name is not None]
+        if self.beneath:
+            shown = [name for name in shown if not is_overlay_xattr(name)]
         return shown if self.acls else [name for name in shown if name not in ACL_XATTRS]
 
     def statfs(self) -> os.statvfs_result:

@@ -36,6 +36,11 @@ def is_reserved_name(name: bytes) -> bool:
     return name.startswith(WHITEOUT_PREFIX)
 
 
+def is_overlay_xattr(name: bytes) -> bool:
+    """Whether an overlayfs of the kernel that is mounted with `userxattr` heeds it."""
+    return name.startswith(_OVERLAY_PREFIX)
+
+
 def stored_xattr(name: bytes) -> bytes | None:
     """The name under which a user's attribute is stored; None where users have no business.
 

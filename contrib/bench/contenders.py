@@ -68,6 +68,9 @@ class Ours:
         self._options = MountOptions(adapter=adapter, writeback=writeback)
 
     def start(self, stack: Stack, base: str) -> int:
+        return self._serve(stack, f"{base}/merged", f"{base}/upper", f"{base}/work")
+
+    def _serve(self, stack: Stack, target: str, upper: str | None, work: str | None) -> int:
         cache = FrameCache()
         layers: list[Layer] = (
             [ArchiveLayer(index, frames, "frames", cache=cache) for index, frames in stack.archives]
@@ -81,10 +84,10 @@ class Ours:
             try:
                 os.close(ready)
                 status = not serve(
-                    f"{base}/merged",
+                    target,
                     layers,
-                    f"{base}/upper",
-                    f"{base}/work",
+                    upper,
+                    work,
                     options=self._options,
                     ready_fd=writing,
                     cache=cache,
@@ -100,6 +103,22 @@ class Ours:
             answer = pipe.read()
         if answer != b"1":
             raise SystemExit(f"bench: {self.name}: {answer.decode().strip() or 'the server died'}")
+        return pid
+
+
+class Packed(Ours):
+    """The kernel's overlayfs over rcontain's, which serves the layers alone, read-only."""
+
+    def __init__(self, name: str, title: str) -> None:
+        super().__init__(name, title)
+        self._options = MountOptions(flags=MountFlag.RDONLY, beneath=True)
+
+    def start(self, stack: Stack, base: str) -> int:
+        os.makedirs(f"{base}/layers", exist_ok=True)
+        pid = self._serve(stack, f"{base}/layers", None, None)
+        options = f"lowerdir={base}/layers,upperdir={base}/upper,workdir={base}/work,userxattr"
+        mount(b"overlay", f"{base}/merged".encode(), b"overlay", MountFlag(0), options.encode())
+        umount(f"{base}/layers".encode(), MNT_DETACH)
         return pid
 
 

@@ -49,6 +49,10 @@ class Layer(Protocol):
     def span(self) -> int | None:
         """How many `ident`s there are, or None where they are inode numbers of a file system."""
 
+    @property
+    def may_have_xattrs(self) -> bool:
+        """False where no file of it has an extended attribute."""
+
     def prepare(self) -> None:
         """Take hold of what will be needed later, so that it may be removed from its directory meanwhile."""
 

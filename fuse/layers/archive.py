@@ -66,6 +66,10 @@ class ArchiveLayer:
     def span(self) -> int | None:
         return self._index.count
 
+    @property
+    def may_have_xattrs(self) -> bool:
+        return self._index.has_xattrs
+
     def prepare(self) -> None:
         """Open the data."""
         self._opened_data()

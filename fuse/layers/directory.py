@@ -51,6 +51,10 @@ class DirectoryLayer:
     def span(self) -> int | None:
         return None
 
+    @property
+    def may_have_xattrs(self) -> bool:
+        return True
+
     def prepare(self) -> None:
         """The directory is open already."""
 
