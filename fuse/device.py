@@ -18,7 +18,7 @@ log = logging.getLogger("fuse")
 
 IDLE_AFTER = 2000
 """Milliseconds without a request after which `on_idle` is called, once."""
-WATCH = 50e-6
+WATCH = 150e-6
 """Seconds for which the descriptor is watched before the process falls asleep."""
 MOST_SKIPPED = 64
 """How often it falls asleep at once, at most, after watching was in vain."""

@@ -72,7 +72,7 @@ class Index:
     @property
     def has_xattrs(self) -> bool:
         """Whether any file has extended attributes."""
-        return self._xattr_count > 0
+        return bool(self._xattr_count)
 
     def verify(self) -> None:
         """Compare the checksum of the whole file; LayerError where it differs."""

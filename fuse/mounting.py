@@ -52,9 +52,8 @@ class MountOptions:
     inherit_root: bool = True
     """Whether an empty upper directory takes over the attributes of the root below."""
     beneath: bool = False
-    """Whether the kernel's overlayfs will be mounted over this mount, which is read-only then. What it would heed is not
-    shown; and where no layer has extended attributes it is told once that there are none, or it would ask for each file.
-    """
+    """Whether the kernel's overlayfs will be mounted over this mount, which is read-only then. Attributes that it would
+    heed are not shown; and where no layer has any, it is told so once, or it would ask for each file."""
 
 
 class Mounted:

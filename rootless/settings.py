@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from .errors import HostError, UsageError
 
-STORAGE_DRIVERS = ("auto", "overlay", "fuse")
+STORAGE_DRIVERS = ("auto", "overlay", "packed", "fuse")
 
 
 @dataclass(frozen=True, slots=True)

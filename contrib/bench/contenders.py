@@ -11,7 +11,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal, Protocol
+from typing import Protocol
 
 from material import Stack
 
@@ -53,19 +53,11 @@ class Contender(Protocol):
 class Ours:
     """rcontain's overlay. The server is forked from a process that has it imported, as the engine does it."""
 
-    def __init__(
-        self,
-        name: str,
-        title: str,
-        *,
-        archives: bool = True,
-        adapter: Literal["device", "pyfuse3"] = "device",
-        writeback: bool = False,
-    ) -> None:
+    def __init__(self, name: str, title: str, *, archives: bool = True, options: MountOptions | None = None) -> None:
         self.name = name
         self.title = title
         self._archives = archives
-        self._options = MountOptions(adapter=adapter, writeback=writeback)
+        self._options = options
 
     def start(self, stack: Stack, base: str) -> int:
         return self._serve(stack, f"{base}/merged", f"{base}/upper", f"{base}/work")
@@ -110,8 +102,7 @@ class Packed(Ours):
     """The kernel's overlayfs over rcontain's, which serves the layers alone, read-only."""
 
     def __init__(self, name: str, title: str) -> None:
-        super().__init__(name, title)
-        self._options = MountOptions(flags=MountFlag.RDONLY, beneath=True)
+        super().__init__(name, title, options=MountOptions(flags=MountFlag.RDONLY, beneath=True))
 
     def start(self, stack: Stack, base: str) -> int:
         os.makedirs(f"{base}/layers", exist_ok=True)

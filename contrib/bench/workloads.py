@@ -249,7 +249,7 @@ def building(contender: Contender, material: Material, base: str) -> Samples:
 
 SCENARIOS = (
     Scenario("mounting", ("mount-few",), mounting),
-    Scenario("many files", ("mount-many", "memory", "memory-known"), many, only=("packed", "archive", "pyfuse3")),
+    Scenario("many files", ("mount-many", "memory", "memory-known"), many, only=("packed", "fuse", "pyfuse3")),
     Scenario("names", ("find-cold", "find-warm", "stat-warm"), names),
     Scenario("contents", ("cat-cold", "cat-warm"), contents),
     Scenario("tar", ("tar-cold",), packing),

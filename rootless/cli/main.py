@@ -93,7 +93,8 @@ LOG_LEVELS = {
     "--storage-driver",
     metavar="DRIVER",
     type=click.Choice(STORAGE_DRIVERS),
-    help="How root filesystems are mounted: auto, overlay (the kernel's) or fuse (ours) [default: auto].",
+    help="How root filesystems are mounted: auto, overlay (the kernel's), packed (the kernel's over ours, nothing is "
+    "unpacked) or fuse (ours alone) [default: auto].",
 )
 @click.option(
     "--log-level",

@@ -146,7 +146,7 @@ _FLAGS = (
     ),
     click.option("-q", "--quiet", is_flag=True, help="Say nothing about the pull."),
     click.option(
-        "--storage-driver", metavar="DRIVER", type=click.Choice(STORAGE_DRIVERS), help="auto, overlay or fuse."
+        "--storage-driver", metavar="DRIVER", type=click.Choice(STORAGE_DRIVERS), help="auto, overlay, packed or fuse."
     ),
     click.option("--cidfile", metavar="FILE", help="Write the container's id to FILE."),
 )

@@ -24,20 +24,24 @@ def choose(settings: Settings, wanted: str, uid_map: IdTriples, gid_map: IdTripl
     """The driver for a container with these maps (image id, E id, size). Raises HostError when `wanted` cannot work."""
     if wanted == "fuse":
         return Choice("fuse", "asked for")
-    obstacle = _obstacle_to_overlay(settings, uid_map, gid_map)
-    if not obstacle:
-        return Choice("overlay", "asked for" if wanted == "overlay" else "the kernel's overlay works here")
-    if wanted == "overlay":
-        raise HostError(f"the kernel's overlay cannot be used: {obstacle}", hint="use --storage-driver fuse")
-    return Choice("fuse", obstacle)
+    if obstacle := _obstacle_to_any_overlay(settings, uid_map, gid_map):
+        if wanted != "auto":
+            raise HostError(f"the kernel's overlay cannot be used: {obstacle}", hint="use --storage-driver fuse")
+        return Choice("fuse", obstacle)
+    if wanted == "packed":
+        return Choice("packed", "asked for")
+    if any(image != outer for triples in (uid_map, gid_map) for image, outer, _ in triples):
+        obstacle = "this container's ids are translated, which extracted trees cannot be without copying them"
+        if wanted == "overlay":
+            raise HostError(f"this driver cannot be used: {obstacle}", hint="use --storage-driver packed")
+        return Choice("packed", obstacle)
+    return Choice("overlay", "asked for" if wanted == "overlay" else "the kernel's overlay works here")
 
 
-def _obstacle_to_overlay(settings: Settings, uid_map: IdTriples, gid_map: IdTriples) -> str:
-    for triples in (uid_map, gid_map):
-        if any(image != outer for image, outer, _ in triples):
-            return "this container's ids are translated, which only the fuse driver does without copying the image"
-        if sum(size for _, _, size in triples) < 2:
-            return "there are no subordinate ids, and the trees of images have more than one owner"
+def _obstacle_to_any_overlay(settings: Settings, uid_map: IdTriples, gid_map: IdTriples) -> str:
+    """Why the kernel's overlay can take the changes of no container like this one; "" when it can."""
+    if any(sum(size for _, _, size in triples) < 2 for triples in (uid_map, gid_map)):
+        return "there are no subordinate ids, and the trees of images have more than one owner"
     return probe_overlay(settings)
 
 

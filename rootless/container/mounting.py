@@ -1,12 +1,14 @@
 """A container's root filesystem: the mount, and what has to be there before it.
 
-`overlay` is the kernel's overlayfs over extracted trees; `fuse` is ours over the layers' blobs and indexes. The mount
-is made in the supervisor's own mount namespace, so it goes away with the supervisor, however that ends.
+`overlay` is the kernel's overlayfs over extracted trees; `fuse` is ours over the layers' blobs and indexes; `packed` is
+the kernel's over ours, which serves the layers and nothing else. The mount is made in the supervisor's own mount
+namespace, so it goes away with the supervisor, however that ends.
 """
 
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable, Sequence
 
 from .. import syscalls
@@ -20,6 +22,9 @@ from .record import Record, RecordedLayer
 
 ROOTFS = "rootfs"
 """Where it is mounted, in the directory of the living container."""
+
+_LAYERS = "layers"
+"""Where the layers of `packed` are, before the kernel's overlay is mounted over them."""
 
 
 def record_layers(layers: Iterable[Layer]) -> tuple[RecordedLayer, ...]:
@@ -54,8 +59,10 @@ async def mount(container: Container, record: Record) -> Mounted:
         # The kernel takes no directory twice; of a layer that an image has twice the upper one decides.
         trees = list(dict.fromkeys(store.tree_path(layer) for layer in reversed(layers_of(record))))
         mount_overlay(trees, f"{container.path}/upper", f"{container.path}/work", target, volatile=record.remove)
+    elif record.storage_driver == "packed":
+        server = await _mount_packed(container, record, store, target)
     else:
-        server = await _mount_fuse(container, record, store, target)
+        server = await _serve_layers(container, record, store, target)
     return Mounted(target, server)
 
 
@@ -79,22 +86,55 @@ def mount_overlay(lowers: Sequence[str], upper: str, work: str, target: str, *, 
             os.close(fd)
 
 
+async def _mount_packed(container: Container, record: Record, store: Store, target: str) -> Child:
+    """The kernel keeps the layers for as long as its overlay is mounted; nobody else need see them."""
+    layers, upper, work = f"{container.live}/{_LAYERS}", f"{container.path}/upper", f"{container.path}/work"
+    os.makedirs(layers, exist_ok=True)
+    server = await _serve_layers(container, record, store, layers, beneath=True)
+    try:
+        if not os.path.exists(f"{work}/work"):  # which the kernel makes
+            _inherit_root(layers, upper)
+        mount_overlay([layers], upper, work, target, volatile=record.remove)
+    finally:
+        syscalls.umount(layers, syscalls.UmountFlag.DETACH)
+    return server
+
+
+def _inherit_root(layers: str, upper: str) -> None:
+    """Gives an upper directory that is new the attributes of the root below, as if that had been copied up."""
+    root = os.stat(layers)
+    try:
+        os.chown(upper, root.st_uid, root.st_gid)
+    except OSError as error:
+        raise HostError(
+            f"cannot give the container's root directory its owner {root.st_uid}:{root.st_gid}: {error.strerror}",
+            hint="use --storage-driver fuse",
+        ) from error
+    os.chmod(upper, stat.S_IMODE(root.st_mode))
+    os.utime(upper, ns=(root.st_atime_ns, root.st_mtime_ns))
+
+
 def preload() -> None:
     """Imports what serves a root filesystem by FUSE. An engine's first command rarely needs it, and does not wait."""
     import fuse.layers.archive
     import fuse.server  # noqa: F401
 
 
-async def _mount_fuse(container: Container, record: Record, store: Store, target: str) -> Child:
+async def _serve_layers(
+    container: Container, record: Record, store: Store, target: str, *, beneath: bool = False
+) -> Child:
+    """The layers at `target` by FUSE: under the container's own changes, or `beneath` an overlay of the kernel."""
     if not os.access("/dev/fuse", os.R_OK | os.W_OK):
         raise HostError(
-            "the FUSE driver needs /dev/fuse, and you cannot use it here",
+            f"the driver {record.storage_driver} needs /dev/fuse, and you cannot use it here",
             hint="ask for the kernel module fuse and for mode 0666 of /dev/fuse, or use --storage-driver overlay",
         )
     import fuse.server  # not at the top, see preload
     from fuse.errors import LayerError
     from fuse.frames import FrameCache
     from fuse.layers.archive import ArchiveLayer
+    from fuse.mounting import MountOptions
+    from fuse.syscalls import MountFlag
 
     cache = FrameCache()
     layers = []
@@ -115,10 +155,11 @@ async def _mount_fuse(container: Container, record: Record, store: Store, target
         fuse.server.serve(
             target,
             layers,
-            f"{container.path}/upper",
-            f"{container.path}/work",
+            None if beneath else f"{container.path}/upper",
+            None if beneath else f"{container.path}/work",
             uidmap=record.uid_map,
             gidmap=record.gid_map,
+            options=MountOptions(flags=MountFlag.RDONLY, beneath=True) if beneath else None,
             ready_fd=writing,
             cache=cache,
         )

@@ -34,9 +34,9 @@ def demo(demo_registry: str) -> str:
     return f"{demo_registry}/demo"
 
 
-@pytest.fixture(scope="module", params=["overlay", "fuse"])
+@pytest.fixture(scope="module", params=["overlay", "packed", "fuse"])
 def driver(request: pytest.FixtureRequest) -> str:
-    """Both storage drivers, one after the other."""
+    """The storage drivers, one after the other."""
     return str(request.param)
 
 

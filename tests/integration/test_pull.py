@@ -67,7 +67,7 @@ def test_every_compression_and_both_formats(auto_box: Rcontain, demo_registry: s
     push(layout.path, "gzip", demo_registry, "kinds:docker", docker=True)
     for kind in ("gzip", "zstd", "none", "docker"):
         image = f"{demo_registry}/kinds:{kind}"
-        for driver in ("fuse", "overlay"):
+        for driver in ("fuse", "packed", "overlay"):
             command = ("--storage-driver", driver, "run", "--rm", "-q", image, "cat", "/etc/motd")
             assert auto_box.text(*command) == "three layers"
 

@@ -40,7 +40,7 @@ def status(box: Rcontain, demo: str, *flags: str) -> dict[str, str]:
 
 def test_mounts(box: Rcontain, demo: str, driver: str) -> None:
     found = mounts(box, demo)
-    assert found["/"][0].startswith({"overlay": "overlay", "fuse": "fuse"}[driver])
+    assert found["/"][0].startswith({"overlay": "overlay", "packed": "overlay", "fuse": "fuse"}[driver])
     for path, kind, options in (
         ("/proc", "proc", {"rw", "nosuid", "nodev", "noexec"}),
         ("/sys", "sysfs", {"ro", "nosuid", "nodev", "noexec"}),

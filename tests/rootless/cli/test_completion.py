@@ -31,7 +31,7 @@ def test_verbs_and_flags(full: CommandLine) -> None:
     assert complete(full, "rcontain im") == ["images", "image"]
     assert {"ls", "logs"} <= set(complete(full, "rcontain container l"))
     assert complete(full, "rcontain ps --no-") == ["--no-trunc"]
-    assert complete(full, "rcontain --storage-driver ") == ["auto", "overlay", "fuse"]
+    assert complete(full, "rcontain --storage-driver ") == ["auto", "overlay", "packed", "fuse"]
     assert complete(full, "rcontain completion ") == ["bash", "zsh", "fish"]
 
 
