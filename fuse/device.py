@@ -27,8 +27,11 @@ MOST_SKIPPED = 64
 def max_pages() -> int:
     """How many pages the kernel lets a request be about: fuse(4), max_pages_limit, since Linux 6.13."""
     try:
-        with open("/proc/sys/fs/fuse/max_pages_limit") as file:
-            return min(MAX_PAGES, max(1, int(file.read())))
+        fd = os.open("/proc/sys/fs/fuse/max_pages_limit", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return min(MAX_PAGES, max(1, int(os.read(fd, 32))))
+        finally:
+            os.close(fd)
     except (OSError, ValueError):
         return MAX_PAGES
 

@@ -87,8 +87,11 @@ class Opcode(IntEnum):
     COPY_FILE_RANGE_64 = 53
 
 
-class InitFlag(IntFlag):
-    """FUSE_... of the INIT request: what the kernel can do, and in the answer what is to be done."""
+class InitFlag:
+    """FUSE_... of the INIT request: what the kernel can do, and in the answer what is to be done.
+
+    Plain numbers: an enum.IntFlag takes apart each combination that it has not met, here at each mount.
+    """
 
     ASYNC_READ = 1 << 0
     ATOMIC_O_TRUNC = 1 << 3
@@ -205,7 +208,8 @@ class InitRequest(NamedTuple):
     minor: int
     max_readahead: int
     """Bytes."""
-    flags: InitFlag
+    flags: int
+    """Of `InitFlag`."""
 
     @classmethod
     def parse(cls, body: Buffer) -> InitRequest:
@@ -216,7 +220,7 @@ class InitRequest(NamedTuple):
             if len(body) < _INIT_IN.size + _INIT_IN_FLAGS2.size:
                 raise ProtocolError("an INIT request is cut short")
             flags |= _INIT_IN_FLAGS2.unpack_from(body, _INIT_IN.size)[0] << 32
-        return cls(major, minor, readahead, InitFlag(flags))
+        return cls(major, minor, readahead, flags)
 
     def to_bytes(self) -> bytes:
         first = _INIT_IN.pack(self.major, self.minor, self.max_readahead, self.flags & 0xFFFFFFFF)
@@ -228,7 +232,8 @@ class InitReply(NamedTuple):
 
     minor: int
     max_readahead: int
-    flags: InitFlag
+    flags: int
+    """Of `InitFlag`."""
     max_background: int
     """How many requests that nobody waits for may be under way."""
     max_pages: int
@@ -239,7 +244,7 @@ class InitReply(NamedTuple):
         if len(body) < _INIT_OUT.size:
             raise ProtocolError("an INIT reply is cut short")
         _, minor, readahead, low, background, _, _, _, pages, _, high = _INIT_OUT.unpack_from(body)
-        return cls(minor, readahead, InitFlag(low | high << 32), background, pages)
+        return cls(minor, readahead, low | high << 32, background, pages)
 
     def to_bytes(self) -> bytes:
         return _INIT_OUT.pack(

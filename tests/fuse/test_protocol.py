@@ -28,13 +28,13 @@ def test_headers(opcode: int, unique: int, node: int, uid: int, gid: int, pid: i
 def test_init_requests(major: int, minor: int, readahead: int, flags: int) -> None:
     if not flags & InitFlag.INIT_EXT:
         flags &= 0xFFFFFFFF
-    request = InitRequest(major, minor, readahead, InitFlag(flags))
+    request = InitRequest(major, minor, readahead, flags)
     assert InitRequest.parse(request.to_bytes()) == request
 
 
 @given(u32, u32, u64, u16, st.integers(1, 2**16 - 1))
 def test_init_replies(minor: int, readahead: int, flags: int, background: int, pages: int) -> None:
-    reply = InitReply(minor, readahead, InitFlag(flags), background, pages)
+    reply = InitReply(minor, readahead, flags, background, pages)
     assert len(reply.to_bytes()) == 64
     assert InitReply.parse(reply.to_bytes()) == reply
 

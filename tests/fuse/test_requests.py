@@ -23,7 +23,7 @@ from fuse.requests import Requests
 from fuse.tree import Tree
 from fuse.upper import UpperDirectory
 
-OFFERED = InitFlag((1 << 26) - 1) | InitFlag.HANDLE_KILLPRIV_V2
+OFFERED = (1 << 26) - 1 | InitFlag.HANDLE_KILLPRIV_V2
 """What Linux 5.10 offers, about."""
 
 
@@ -50,7 +50,7 @@ class Kernel:
         assert not error or size == 16
         return -error, whole[16:]
 
-    def begin(self, minor: int = 45, offered: InitFlag = OFFERED) -> InitReply:
+    def begin(self, minor: int = 45, offered: int = OFFERED) -> InitReply:
         answer = self.send(Opcode.INIT, 0, InitRequest(7, minor, 131072, offered).to_bytes())
         assert answer is not None
         assert answer[0] == 0, os.strerror(answer[0])
