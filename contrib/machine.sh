@@ -10,7 +10,8 @@ RUN_PACKAGES=(uidmap fuse3 libfuse3-dev libseccomp2 pkg-config gcc libc6-dev pyt
 DEMO_PACKAGES=(docker-registry skopeo busybox-static)
 # For the tests.
 # shellcheck disable=SC2034
-TEST_PACKAGES=(umoci iproute2 iperf3 strace tmux bind9-dnsutils util-linux shellcheck podman)
+TEST_PACKAGES=(umoci iproute2 iperf3 strace tmux bind9-dnsutils util-linux shellcheck podman
+  tshark traceroute iputils-ping dnsmasq-base slirp4netns nginx-light wrk)
 
 say() { printf '%s\n' "$*"; }
 warn() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }

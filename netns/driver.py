@@ -16,10 +16,11 @@ from collections.abc import Callable
 from itertools import count
 
 from netns.capture import Capture
+from netns.datagrams import UdpRelay
 from netns.events import Datagram, EchoRequested, Event, TcpOpened, TcpReady, TcpReceived, UdpExpired
 from netns.icmp import Pings
 from netns.reach import HostAddress, Reach, Special
-from netns.relay import TcpRelay, UdpRelay
+from netns.relay import TcpRelay
 from netns.resolver import Resolver
 from netns.stack import Stack
 from netns.tcp.flow import TcpFlow

@@ -23,7 +23,8 @@ _GUEST = 100
 class PublishedPort:
     """`host_ip:host_port` leads to `container_port`. `host_ip` "" means every address of the host, of both families.
 
-    `count` consecutive ports are published. A `host_port` of 0 lets the kernel choose.
+    `count` consecutive ports are published. A `host_port` of 0 lets the kernel choose. With `path` it is a socket of
+    AF_UNIX there that leads to the TCP port, and the host's address and port mean nothing.
     """
 
     container_port: int
@@ -31,8 +32,11 @@ class PublishedPort:
     host_ip: str = ""
     protocol: str = "tcp"
     count: int = 1
+    path: str = ""
 
     def __str__(self) -> str:
+        if self.path:
+            return f"unix:{self.path}"
         host = f"[{self.host_ip}]" if ":" in self.host_ip else self.host_ip
         last = f"-{self.host_port + self.count - 1}" if self.count > 1 else ""
         return f"{host}:{self.host_port}{last}/{self.protocol}" if host else f"{self.host_port}{last}/{self.protocol}"
@@ -73,7 +77,9 @@ class Addresses:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """One network. `dns` overrides the host's name servers; `outbound` are host addresses to send from.
+    """One network. `dns` overrides the host's name servers; `outbound` are host addresses to send from, or the names of
+    its interfaces. `search` are domains for DHCP, else the host's. `egress` are rules (netns.egress), the first that
+    matches counts. `pcap` is the path of a capture. IPv6 is off where the MTU is too small for it.
 
     With `disable_host_loopback` the gateway's address does not lead to the host's 127.0.0.1, but to `behind_gateway`,
     an address of the host that the guest cannot name because it lies in the guest's own network. Raises NetworkError
@@ -93,14 +99,16 @@ class Settings:
     mac: str | None = None
     outbound: str | None = None
     outbound6: str | None = None
+    search: tuple[str, ...] = ()
+    egress: tuple[str, ...] = ()
+    pcap: str | None = None
 
     def __post_init__(self) -> None:
-        smallest = MIN_MTU_IPV6 if self.ipv6 else MIN_MTU
-        if not smallest <= self.mtu <= MAX_MTU:
-            raise NetworkError(f"an MTU of {self.mtu} is not possible", hint=f"choose {smallest} to {MAX_MTU}")
+        if not MIN_MTU <= self.mtu <= MAX_MTU:
+            raise NetworkError(f"an MTU of {self.mtu} is not possible", hint=f"choose {MIN_MTU} to {MAX_MTU}")
         if not 0 < len(self.interface.encode()) < 16 or "/" in self.interface or " " in self.interface:
             raise NetworkError(f"{self.interface!r} cannot be the name of a network interface")
-        for server in (*self.dns, *filter(None, (self.outbound, self.outbound6, self.behind_gateway))):
+        for server in (*self.dns, *filter(None, (self.behind_gateway,))):
             try:
                 ipaddress.ip_address(server)
             except ValueError:
@@ -123,7 +131,7 @@ class Settings:
 
     def addresses(self) -> Addresses:
         """The address plan: .2 is the gateway and the host, .3 the resolver, .100 (in IPv6 ::100) the guest."""
-        return _plan(self.cidr, self.cidr6 if self.ipv6 else None)
+        return _plan(self.cidr, self.cidr6 if self.ipv6 and self.mtu >= MIN_MTU_IPV6 else None)
 
 
 @functools.lru_cache(maxsize=64)

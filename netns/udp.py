@@ -25,7 +25,9 @@ class DatagramRelay(Protocol):
 class UdpFlow:
     """Datagrams between a port of the guest and one far port. Times are those of the stack's clock."""
 
-    __slots__ = ("far", "far_port", "guest", "guest_port", "key", "last_used", "relay")
+    __slots__ = (
+        "far", "far_port", "from_guest", "guest", "guest_port", "key", "last_used", "relay", "since", "to_guest",
+    )  # fmt: skip
 
     def __init__(self, guest: bytes, guest_port: int, far: bytes, far_port: int) -> None:
         self.guest = guest
@@ -33,7 +35,8 @@ class UdpFlow:
         self.far = far
         self.far_port = far_port
         self.key = flow_key(guest, far, guest_port, far_port)
-        self.last_used = 0.0
+        self.last_used = self.since = 0.0
+        self.from_guest = self.to_guest = 0  # bytes that the relay has moved
         self.relay: DatagramRelay | None = None
 
     def __repr__(self) -> str:

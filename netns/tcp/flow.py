@@ -42,8 +42,8 @@ class TcpFlow:
     """One connection between the guest and a far end. `key` is guest and far address, guest and far port, packed."""
 
     __slots__ = (
-        "_ip_sum", "_pseudo", "connection", "far", "far_port", "guest", "guest_port", "key", "relay",
-        "scheduled",
+        "_ip_sum", "_pseudo", "connection", "far", "far_port", "from_guest", "guest", "guest_port", "key", "relay",
+        "scheduled", "since", "to_guest",
     )  # fmt: skip
 
     def __init__(self, guest: bytes, guest_port: int, far: bytes, far_port: int, connection: Connection) -> None:
@@ -55,6 +55,8 @@ class TcpFlow:
         self.key = flow_key(guest, far, guest_port, far_port)
         self.relay: Relay | None = None
         self.scheduled: float | None = None
+        self.since = 0.0  # of the owner's clock
+        self.from_guest = self.to_guest = 0  # bytes that the relay has moved
         self._pseudo = pseudo_sum(far, guest, PROTOCOL_TCP, 0)
         self._ip_sum = 0
         if len(far) == 4:

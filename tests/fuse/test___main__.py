@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import shutil
 import signal
 import stat
@@ -15,9 +16,12 @@ from collections.abc import Callable
 import pytest
 
 from fuse.__main__ import is_dead, main
-from fuse.mounting import mount_fuse
-from fuse.syscalls import umount
+from fuse.mounting import NO_FLAGS, mount_fuse
+from fuse.syscalls import MountFlag, mount, umount
 from tests.fuse.namespaces import in_namespace, options_here, read, write
+
+BIND, REMOUNT, SHARED = MountFlag(4096), MountFlag(32), MountFlag(1 << 20 | 1 << 14)
+"""Of mount(2); the last one with what is mounted below."""
 
 
 def in_mounts(test: Callable[[str], None]) -> Callable[..., object]:
@@ -141,6 +145,95 @@ def test_unmounting_ends_the_foreground(folder: str) -> None:
     program = stack.start()
     umount(stack.merged.encode())
     assert end(program) == (0, "")
+
+
+@in_mounts
+def test_directories_in_each_other(folder: str) -> None:
+    stack = Stack(folder)
+    for name in ("upper/inside", "work/inside", "lower/point"):
+        os.mkdir(f"{folder}/{name}")
+
+    def refused(lower: str = "lower", upper: str = "upper", work: str = "work", point: str = "merged") -> str:
+        options = f"lowerdir={lower},upperdir={upper},workdir={work},adapter={options_here().adapter}"
+        done = subprocess.run(
+            [sys.executable, "-m", "fuse", "-o", options, point],
+            cwd=folder,
+            env=environment(),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+        return done.stderr
+
+    assert "lower must not be inside the upper directory" in refused(upper="lower")
+    assert "upper/inside must not be inside the upper directory" in refused(lower="lower:upper/inside")
+    assert "work/inside must not be inside the work directory" in refused(lower="work/inside")
+    assert "mountpoint" in refused(point="upper/inside")
+    assert os.listdir(f"{folder}/work") == ["inside"]
+    mount(f"{folder}/upper".encode(), stack.merged.encode(), b"none", BIND, b"")
+    assert "another mount" in refused(upper="merged", point="lower/point")
+    umount(stack.merged.encode())
+    mount(b"none", stack.merged.encode(), b"tmpfs", NO_FLAGS, b"")
+    for name in ("u", "w"):
+        os.mkdir(f"{stack.merged}/{name}")
+    mount(b"none", stack.merged.encode(), b"", REMOUNT | MountFlag.RDONLY, b"")
+    assert "mounted read-only" in refused(upper="merged/u", work="merged/w", point="lower/point")
+    umount(stack.merged.encode())
+
+
+@in_mounts
+def test_a_mountpoint_inside_a_layer_does_not_show_itself(folder: str) -> None:
+    stack = Stack(folder)
+    mount(b"none", b"/", b"", SHARED, b"")  # so that what is mounted may appear elsewhere too
+    os.mkdir(f"{folder}/lower/mounted")
+    os.mkdir(f"{folder}/lower/point")
+    write("hidden", folder, "lower", "point", "hidden")
+    mount(b"none", f"{folder}/lower/mounted".encode(), b"tmpfs", NO_FLAGS, b"")
+    write("other", folder, "lower", "mounted", "other")
+    stack.merged = f"{folder}/lower/point"
+    program = stack.start()
+    assert os.listdir(f"{stack.merged}/point") == ["hidden"]
+    assert read(stack.merged, "mounted", "other") == "other"
+    write("new", stack.merged, "point", "new")
+    assert os.listdir(f"{folder}/upper/point") == ["new"]
+    umount(stack.merged.encode())
+    assert end(program) == (0, "")
+    assert os.listdir(stack.merged) == ["hidden"]
+    umount(f"{folder}/lower/mounted".encode())
+
+
+@in_mounts
+def test_a_mount_over_its_own_layer(folder: str) -> None:
+    stack = Stack(folder)
+    stack.merged = f"{folder}/lower"
+    program = stack.start()
+    write("new", stack.merged, "new")
+    umount(stack.merged.encode())
+    assert end(program) == (0, "")
+    assert os.listdir(stack.merged) == ["file"]
+
+
+@in_mounts
+def test_a_caller_without_standard_descriptors(folder: str) -> None:
+    stack = Stack(folder)
+    words = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *stack.command()]
+    assert subprocess.run(words, cwd=folder, env=environment()).returncode == 0
+    assert read(stack.merged, "file") == "below"
+    umount(stack.merged.encode())
+    wait_for(lambda: not stack.processes())
+
+
+@in_mounts
+def test_more_layers_than_may_be_open(folder: str) -> None:
+    stack = Stack(folder)
+    for number in range(70):
+        os.mkdir(f"{folder}/layer{number}")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+    layers = ":".join(f"layer{number}" for number in range(70))
+    status, said = stack.run(more=f"lowerdir={layers}")
+    assert status == 1
+    assert "70 layers take more open files than are allowed" in said
+    assert said.count("\n") == 1
 
 
 @in_mounts

@@ -68,6 +68,10 @@ def test_lists_of_lower_directories(text: str, expected: list[str]) -> None:
     assert parse(["-o", text, "/m"]).lowers == expected
 
 
+def test_a_mountpoint_that_looks_like_an_option() -> None:
+    assert parse(["-olowerdir=/a", "--", "-f"]).mountpoint == f"{os.getcwd()}/-f"
+
+
 def test_escapes_in_other_values() -> None:
     settings = parse(["-o", "lowerdir=/a,upperdir=/u\\,v\\:x,workdir=/w:y,fsname=n\\\\m", "/m"])
     assert (settings.upper, settings.work, settings.fsname) == ("/u,v:x", "/w:y", "n\\m")
@@ -184,7 +188,14 @@ def test_any_options_are_settings_or_a_mistake(options: list[tuple[str, str]], m
         (["-o", "lowerdir=/a,gidmapping=0:0:0", "/m"], "leads nowhere"),
         (["-o", "lowerdir=/a,squash_to_uid=-1", "/m"], "not a number"),
         (["-o", "lowerdir=/a,squash_to_gid=99999999999999999999", "/m"], "not a number"),
+        (["-o", "lowerdir=/a,squash_to_uid=4294967295", "/m"], "stands for none"),
+        (["-o", "lowerdir=/a,squash_to_root=0", "/m"], "squash_to_root takes no value"),
+        (["-o", "lowerdir=/a,volatile=0", "/m"], "volatile takes no value"),
+        (["-o", "lowerdir=/a,ro=0", "/m"], "ro takes no value"),
+        (["-o", "lowerdir=/a", "--"], "no mountpoint"),
         (["-o", "lowerdir=/a,timeout=x", "/m"], "not a number of seconds"),
+        (["-o", "lowerdir=/a,timeout=1_0", "/m"], "not a number of seconds"),
+        (["-o", "lowerdir=/a,timeout= 5", "/m"], "not a number of seconds"),
         (["-o", "lowerdir=/a,timeout=-1", "/m"], "not a number of seconds"),
         (["-o", "lowerdir=/a,timeout=nan", "/m"], "not a number of seconds"),
         (["-o", "lowerdir=/a,timeout=inf", "/m"], "not a number of seconds"),

@@ -15,10 +15,10 @@ from netns.settings import PublishedPort, Settings
 @pytest.mark.parametrize(
     "values",
     [
-        {"mtu": 65522}, {"mtu": 1279}, {"mtu": 575, "ipv6": False}, {"cidr": "10.0.2.0/26"}, {"cidr": "nonsense"},
+        {"mtu": 65522}, {"mtu": 575}, {"mtu": 575, "ipv6": False}, {"cidr": "10.0.2.0/26"}, {"cidr": "nonsense"},
         {"cidr": "127.0.0.0/8"}, {"cidr6": "fd00::/48"}, {"cidr6": "fe80::/64"}, {"interface": ""},
         {"interface": "a" * 16}, {"interface": "a/b"}, {"dns": ("example.org",)}, {"mac": "01:00:00:00:00:00"},
-        {"outbound": "x"}, {"publish": (PublishedPort(0, 1),)}, {"publish": (PublishedPort(1, 65535, count=2),)},
+        {"behind_gateway": "x"}, {"publish": (PublishedPort(0, 1),)}, {"publish": (PublishedPort(1, 65535, count=2),)},
         {"publish": (PublishedPort(1, 1, "host"),)}, {"publish": (PublishedPort(1, 1, protocol="sctp"),)},
     ],
 )  # fmt: skip
@@ -32,6 +32,7 @@ def test_addresses() -> None:
     assert socket.inet_ntoa(addresses.guest) == "192.168.7.100"
     assert socket.inet_ntoa(addresses.broadcast) == "192.168.7.255"
     assert Settings(ipv6=False).addresses().guest6 is None
+    assert Settings(mtu=1279).addresses().guest6 is None
 
 
 def test_ranges_of_ports() -> None:
