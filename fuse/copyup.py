@@ -20,7 +20,6 @@ from fuse.layers.directory import DirectoryFile
 from fuse.ownership import Ownership
 from fuse.upper import UpperDirectory
 from fuse.whiteout import shown_xattr
-from fuse.workdir import remove_tree
 
 _CHUNK = 1024 * 1024
 
@@ -62,7 +61,7 @@ class CopyUp:
             upper.vanishing(os.fstat(copied).st_ino, b"/proc/self/fd/%d/%s" % (upper.work_fd, scratch))
             return copied
         finally:
-            os.unlink(scratch, dir_fd=upper.work_fd)
+            upper.discard(scratch)
 
     @contextmanager
     def _placed(self, paths: Sequence[bytes]) -> Iterator[tuple[bytes, int]]:
@@ -78,10 +77,7 @@ class CopyUp:
             else:
                 upper.place_linked(scratch, paths, durable=self._durable)
         except BaseException:
-            try:
-                remove_tree(scratch, upper.work_fd)
-            except FileNotFoundError:
-                pass
+            upper.discard(scratch)
             raise
         for parent, before in times:
             os.utime(parent, ns=(before.st_atime_ns, before.st_mtime_ns), dir_fd=upper.fd, follow_symlinks=False)

@@ -71,15 +71,23 @@ class MarkedDirectory(WorkDirectory):
             os.mknod(path, stat.S_IFCHR, 0, dir_fd=self._fd)
             return
         scratch = self.scratch()
-        os.mknod(scratch, stat.S_IFCHR, 0, dir_fd=self._work_fd)
-        os.rename(scratch, path, src_dir_fd=self._work_fd, dst_dir_fd=self._fd)
+        try:
+            os.mknod(scratch, stat.S_IFCHR, 0, dir_fd=self._work_fd)
+            os.rename(scratch, path, src_dir_fd=self._work_fd, dst_dir_fd=self._fd)
+        except BaseException:
+            self.discard(scratch)
+            raise
 
     def replace_directory_by_whiteout(self, path: bytes) -> None:
         """As `whiteout`, for a directory in which only whiteouts are left."""
         scratch = self.scratch()
         if self._devices:
-            os.mknod(scratch, stat.S_IFCHR, 0, dir_fd=self._work_fd)
-            renameat2(scratch, path, RenameFlag.EXCHANGE, old_dir_fd=self._work_fd, new_dir_fd=self._fd)
+            try:
+                os.mknod(scratch, stat.S_IFCHR, 0, dir_fd=self._work_fd)
+                renameat2(scratch, path, RenameFlag.EXCHANGE, old_dir_fd=self._work_fd, new_dir_fd=self._fd)
+            except BaseException:
+                self.discard(scratch)
+                raise
         else:
             self._dotted_whiteout_file(path)
             os.rename(path, scratch, src_dir_fd=self._fd, dst_dir_fd=self._work_fd)
@@ -171,7 +179,9 @@ class MarkedDirectory(WorkDirectory):
         """
         try:
             os.mknod(scratch, stat.S_IFCHR, 0, dir_fd=self._work_fd)
-        except OSError:
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+                raise
             return False
         other = self.scratch()
         os.mkdir(other, 0o700, dir_fd=self._work_fd)

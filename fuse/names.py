@@ -88,8 +88,12 @@ class Names(Ranges):
             if self._lookup_or_none(directory, name) is not None:
                 fail(errno.EEXIST)
             scratch = upper.scratch()
-            upper.link(source, scratch, dir_fd=upper.work_fd)
-            upper.place(scratch, path)
+            try:
+                upper.link(source, scratch, dir_fd=upper.work_fd)
+                upper.place(scratch, path)
+            except BaseException:
+                upper.discard(scratch)
+                raise
         directory.renamed(name)
         inode.add_name(directory, name)
         inode.changed()
@@ -185,10 +189,14 @@ class Names(Ranges):
                     mode |= stat.S_ISGID
             path = self._path_of(directory, name)
             scratch = upper.scratch()
-            made = *upper.make(scratch, mode, stored_uid, stored_gid, rdev=rdev, target=target, acls=acls), -1
-            if below and stat.S_ISDIR(mode):
-                upper.make_opaque(scratch, dir_fd=upper.work_fd)
-            upper.place(scratch, path)
+            try:
+                made = *upper.make(scratch, mode, stored_uid, stored_gid, rdev=rdev, target=target, acls=acls), -1
+                if below and stat.S_ISDIR(mode):
+                    upper.make_opaque(scratch, dir_fd=upper.work_fd)
+                upper.place(scratch, path)
+            except BaseException:
+                upper.discard(scratch)
+                raise
         ident, found, fd = made
         directory.renamed(name)
         inode = self.adopt(directory, name, (Place(upper, name, mode, ident),))

@@ -96,6 +96,9 @@ class Tree(Names):
         self._outlive_directory(target, path)
         if target.lowers:
             upper.empty(path)
+            target.lowers = ()  # it is there yet, if the rename fails
+            target.names_above = set()
+            target.changed()
         elif target.names_above is None or target.names_above:
             upper.clear_directory(path)
 

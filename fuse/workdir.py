@@ -32,6 +32,8 @@ class WorkDirectory(DirectoryLayer):
             raise OSError(
                 errno.EXDEV, "the work directory is not on the file system of the upper one", os.fsdecode(work)
             )
+        if self._is_on_another_mount():
+            raise OSError(errno.EXDEV, "the work directory is on another mount than the upper one", os.fsdecode(work))
         self.on_nfs = file_system_type(self._fd) == NFS
         """There the kernel renames an open file that is removed (.nfs...), so that its directory is not empty."""
         self._serial = itertools.count()
@@ -48,6 +50,11 @@ class WorkDirectory(DirectoryLayer):
     def scratch(self) -> bytes:
         """A fresh name for the work directory."""
         return b"%d" % next(self._serial)
+
+    def discard(self, scratch: bytes) -> None:
+        """Remove what was made under that name in the work directory, if it came to that."""
+        with suppress(FileNotFoundError):
+            remove_tree(scratch, self._work_fd)
 
     def link(self, source: bytes, path: bytes, *, dir_fd: int | None = None) -> bool:
         """Give a file a further name; False if there is something. `dir_fd` is the work directory's, or left out."""
@@ -66,22 +73,33 @@ class WorkDirectory(DirectoryLayer):
     def place_linked(self, scratch: bytes, paths: Sequence[bytes], *, durable: bool) -> None:
         """As `place`, for a file with several names where there is nothing yet; it gets all, even if we are killed.
 
-        What names are still to come is written down in the work directory, for the next mount.
+        What names are still to come is written down in the work directory, for the next mount. Where one cannot be
+        made, it gets none.
         """
         journal = scratch + _NAMES
-        fd = os.open(journal, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600, dir_fd=self._work_fd)
         try:
-            os.write(fd, b"".join(path + b"\0" for path in paths) + b"\0")
-            if durable:
-                os.fsync(fd)
-        finally:
-            os.close(fd)
-        self._link_all(scratch, paths)
+            fd = os.open(journal, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600, dir_fd=self._work_fd)
+            with os.fdopen(fd, "wb") as file:
+                file.write(b"".join(path + b"\0" for path in paths) + b"\0")
+                file.flush()
+                if durable:
+                    os.fsync(fd)
+            self._link_all(scratch, paths)
+        except BaseException:
+            self.discard(journal)
+            raise
 
     def _link_all(self, scratch: bytes, paths: Sequence[bytes]) -> None:
-        for path in paths:
-            with suppress(FileExistsError):
-                os.link(scratch, path, src_dir_fd=self._work_fd, dst_dir_fd=self._fd, follow_symlinks=False)
+        made: list[bytes] = []
+        try:
+            for path in paths:
+                with suppress(FileExistsError):
+                    os.link(scratch, path, src_dir_fd=self._work_fd, dst_dir_fd=self._fd, follow_symlinks=False)
+                    made.append(path)
+        except BaseException:
+            for path in made:
+                os.unlink(path, dir_fd=self._fd)
+            raise
         os.unlink(scratch + _NAMES, dir_fd=self._work_fd)
         os.unlink(scratch, dir_fd=self._work_fd)
 
@@ -95,6 +113,16 @@ class WorkDirectory(DirectoryLayer):
                 self._link_all(scratch, content[:-2].split(b"\0"))
                 return
         os.unlink(scratch + _NAMES, dir_fd=self._work_fd)
+
+    def _is_on_another_mount(self) -> bool:
+        """Whether the upper is a bind mount of the same file system (or the work directory is): nothing can be moved
+        from one to the other. rename(2) says so before it misses what it should move.
+        """
+        try:
+            os.rename(b".none", b".none", src_dir_fd=self._work_fd, dst_dir_fd=self._fd)
+        except OSError as error:
+            return error.errno == errno.EXDEV
+        return False
 
     def anchor(self, path: bytes) -> int:
         """A descriptor (O_PATH) that stands for a file when this name of it is gone."""
