@@ -13,6 +13,7 @@ import os
 import signal
 import stat
 import sys
+from collections.abc import Iterator
 from types import FrameType
 
 from fuse.commandline import USAGE, CommandLine, UsageError, parse
@@ -31,11 +32,12 @@ _READY = b"1"
 def main(arguments: list[str] | None = None) -> int:
     """Mount, and return once the mount answers (at its end with -f). 0, or 1 with a line on stderr."""
     words = sys.argv[1:] if arguments is None else arguments
+    _have_standard_descriptors()
     if any(word in ("-h", "--help") for word in words):
-        sys.stdout.write(USAGE)
+        print(USAGE, end="")
         return 0
     if any(word in ("-V", "--version") for word in words):
-        sys.stdout.write(f"fuse-overlayfs: version {VERSION} (rcontain)\n")
+        print(f"fuse-overlayfs: version {VERSION} (rcontain)")
         return 0
     try:
         settings = parse(words, root=os.geteuid() == 0)
@@ -66,12 +68,28 @@ def check(settings: CommandLine) -> None:
         return
     upper = os.path.realpath(settings.upper)
     work = os.path.realpath(settings.work)
+    mountpoint = os.path.realpath(settings.mountpoint)
     _check_directory("the upper directory", upper)
     _check_directory("the work directory", work)
-    if f"{work}/".startswith(f"{upper}/") or f"{upper}/".startswith(f"{work}/"):
+    if is_inside(work, upper) or is_inside(upper, work):
         raise UsageError(f"the upper directory {upper} and the work directory {work} must not be inside each other")
     if os.stat(upper).st_dev != os.stat(work).st_dev:
         raise UsageError(f"the work directory {work} is not on the file system of the upper directory {upper}")
+    for what, path in (("the upper directory", upper), ("the work directory", work)):
+        if os.statvfs(path).f_flag & os.ST_RDONLY:
+            raise UsageError(f"{what} {path} is on a file system that is mounted read-only")
+        if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+            raise UsageError(f"{what} {path} is not yours to write to")
+        if mountpoint != path and is_inside(mountpoint, path):
+            raise UsageError(f"the mountpoint {mountpoint} must not be inside {what} {path}")
+        for lower in map(os.path.realpath, settings.lowers):
+            if is_inside(lower, path):
+                raise UsageError(f"the lower directory {lower} must not be inside {what} {path}")
+
+
+def is_inside(path: str, directory: str) -> bool:
+    """Whether a path is a directory or below it. Both are real paths."""
+    return f"{path}/".startswith(f"{directory.rstrip('/')}/")
 
 
 def _check_directory(what: str, path: str) -> None:
@@ -129,9 +147,14 @@ def _serve(settings: CommandLine, ready_fd: int) -> bool:
     )
     try:
         ownership = Ownership.AUTO if _was_written_with_overrides(settings) else settings.ownership
-        layers = [DirectoryLayer(path, override=detect(os.fsencode(path))) for path in settings.lowers]
+        layers = []
+        for path in _without_mount(settings):
+            layers.append(DirectoryLayer(path, override=detect(os.fsencode(path))))
     except (OSError, LayerError) as error:
-        os.write(ready_fd, f"cannot read the directories: {error}\n".encode(errors="replace"))
+        reason = f"cannot read the directories: {error}"
+        if isinstance(error, OSError) and error.errno == errno.EMFILE:
+            reason = f"{len(settings.lowers)} layers take more open files than are allowed (ulimit -Hn)"
+        os.write(ready_fd, f"{' '.join(reason.split())}\n".encode(errors="replace"))
         return False
     return serve(
         settings.mountpoint,
@@ -157,6 +180,29 @@ def _serve(settings: CommandLine, ready_fd: int) -> bool:
         ownership=ownership,
         override=settings.override,
     )
+
+
+def _without_mount(settings: CommandLine) -> Iterator[str]:
+    """The lower directories. One with the mountpoint in it is seen without what is mounted there, as with the kernel's
+    overlayfs: a server that looks at its own mount waits for itself. OSError where we may not have that.
+    """
+    from fuse.syscalls import detached_mounts
+
+    mountpoint = os.path.realpath(settings.mountpoint)
+    for path in settings.lowers:
+        real = os.path.realpath(path)
+        if mountpoint == real or not is_inside(mountpoint, real):
+            yield path
+            continue
+        try:
+            yield f"/proc/self/fd/{detached_mounts(os.fsencode(path))}"  # open until the server ends
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"the mountpoint {mountpoint} is inside the lower directory, which is only for root of a user namespace"
+                f" ({error.strerror})",
+                path,
+            ) from None
 
 
 def _was_written_with_overrides(settings: CommandLine) -> bool:
@@ -199,6 +245,13 @@ def _await_ready(readable: int) -> str | None:
     return answer.decode(errors="replace").strip() or "the server ended before it was ready"
 
 
+def _have_standard_descriptors() -> None:
+    """Where the caller has closed 0, 1 or 2, what is opened next would be taken for them."""
+    while (fd := os.open("/dev/null", os.O_RDWR)) <= 2:
+        os.set_inheritable(fd, True)
+    os.close(fd)
+
+
 def _let_go() -> None:
     """In the background: let go of the caller's terminal and directory."""
     os.chdir("/")
@@ -209,7 +262,7 @@ def _let_go() -> None:
 
 
 def _fail(reason: str) -> int:
-    sys.stderr.write(f"{NAME}: {' '.join(reason.split())}\n")
+    print(f"{NAME}: {' '.join(reason.split())}", file=sys.stderr)
     return 1
 
 

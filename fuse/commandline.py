@@ -73,7 +73,12 @@ _REFUSED = {
     "ino32_t": "inode numbers of 32 bits (ino32_t) are not offered",
 }
 
+_WITHOUT_VALUE = frozenset(("squash_to_root", "acl", "noacl", "volatile", "allow_other", "debug"))
+"""With one, `volatile=0` would mean what it does not say."""
+
 _ADAPTERS: dict[str, Adapter] = {"auto": "auto", "device": "device", "pyfuse3": "pyfuse3"}
+
+_SECONDS = re.compile(r"[0-9]+(\.[0-9]*)?|\.[0-9]+")
 
 _MOST_SECONDS = 2.0**62
 """About what the kernel's 64 bits hold."""
@@ -155,10 +160,12 @@ class _Parser:
 
     def parse(self, words: list[str]) -> CommandLine:
         settings = self._settings
-        names = []
+        names: list[str] = []
         rest = iter(words)
         for word in rest:
-            if word == "-o":
+            if word == "--":
+                names.extend(rest)
+            elif word == "-o":
                 options = next(rest, None)
                 if options is None:
                     raise UsageError("-o needs options")
@@ -201,7 +208,9 @@ class _Parser:
 
     def _take(self, text: str) -> None:
         for option in split_options(text):
-            key, _, value = option.partition("=")
+            key, sign, value = option.partition("=")
+            if sign and (key in _FLAGS or key in _WITHOUT_VALUE):
+                raise UsageError(f"{key} takes no value")
             if key in self._options:
                 self._options[key](key, value if key.startswith("lowerdir") else _unescaped(value))
             elif key in _FLAGS:
@@ -243,6 +252,8 @@ class _Parser:
     def _squash_to(self, key: str, value: str) -> None:
         """Goes before `squash_to_root`, wherever it stands."""
         self._squash[key] = _number(key, value)
+        if self._squash[key] == 2**32 - 1:
+            raise UsageError(f"{key}={value} is not an id, it stands for none")
 
     def _xattr_permissions(self, key: str, value: str) -> None:
         if value not in ("0", "1", "2"):
@@ -269,10 +280,7 @@ class _Parser:
             raise UsageError("plugins are not offered: every layer has to be a directory")
 
     def _timeout(self, key: str, value: str) -> None:
-        try:
-            seconds = float(value)
-        except ValueError:
-            seconds = math.nan
+        seconds = float(value) if _SECONDS.fullmatch(value) else math.nan
         if not 0 <= seconds <= _MOST_SECONDS:
             raise UsageError(f"{key}={value} is not a number of seconds")
         self._settings.timeout = seconds

@@ -76,6 +76,11 @@ if _statx is not None:
     _statx.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.c_char_p]
     _statx.restype = ctypes.c_int
 
+_SYS_OPEN_TREE, _SYS_MOUNT_SETATTR = 428, 442  # on every machine; glibc has names for them since 2.36
+_OPEN_TREE_CLONE, _AT_RECURSIVE, _AT_EMPTY_PATH, _MS_PRIVATE = 1, 0x8000, 0x1000, 1 << 18
+_MOUNT_ATTR = struct.Struct("=QQQQ")  # attr_set, attr_clr, propagation, userns_fd
+_syscall = _libc.syscall
+
 _PR_SET_PDEATHSIG = 1
 _prctl = _libc.prctl
 _prctl.argtypes = [ctypes.c_int, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong]
@@ -128,6 +133,26 @@ def mount(source: bytes, target: bytes, kind: bytes, flags: MountFlag, data: byt
     if _mount(source, target, kind, flags, data) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), target)
+
+
+def detached_mounts(path: bytes) -> int:
+    """A descriptor of a directory with the mounts that are below it now, and none that come: open_tree(2), Linux 5.2.
+
+    Takes CAP_SYS_ADMIN. The mounts below go when it is closed.
+    """
+    flags = _OPEN_TREE_CLONE | _AT_RECURSIVE | os.O_CLOEXEC
+    fd = int(_syscall(_SYS_OPEN_TREE, AT_FDCWD, ctypes.c_char_p(path), flags))
+    if fd < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), path)
+    attributes = _MOUNT_ATTR.pack(0, 0, _MS_PRIVATE, 0)  # mount_setattr(2), Linux 5.12; before, none came anyway
+    flags = _AT_EMPTY_PATH | _AT_RECURSIVE
+    if _syscall(_SYS_MOUNT_SETATTR, fd, b"", flags, attributes, ctypes.c_size_t(len(attributes))) != 0:
+        number = ctypes.get_errno()
+        if number != errno.ENOSYS:
+            os.close(fd)
+            raise OSError(number, os.strerror(number), path)
+    return fd
 
 
 def file_system_type(fd: int) -> int:
