@@ -18,7 +18,43 @@ from netns.errors import NetworkError
 from netns.process import Settings, build, open_tap
 from netns.tap import NamespaceRef
 
-_VERSION = "1.2.1"  # of slirp4netns, whose options and API these are
+# The version is of slirp4netns, whose options and API these are; programs look for the second word of the first line
+# and for the level of libslirp's configuration, which tells them that IPv6 can be turned on.
+_VERSION = """\
+slirp4netns version 1.2.1
+commit: rcontain-slirp
+libslirp: none
+SLIRP_CONFIG_VERSION_MAX: 4
+libseccomp: none
+"""
+
+
+class _Version(argparse.Action):
+    """-v: print the lines that slirp4netns prints, unwrapped."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
+        print(_VERSION, end="")
+        parser.exit()
+
+
+class _Deprecated(argparse.Action):
+    """An old name of a switch: it works, and says what is to be written instead."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
+        print(f"rcontain-slirp: {option_string} is deprecated; use {self.const}", file=sys.stderr)
+        setattr(namespace, self.dest, True)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -39,13 +75,21 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--userns-path", metavar="PATH", help="the user namespace to enter first")
     parser.add_argument("--enable-sandbox", action="store_true", help="accepted: capabilities are always dropped")
     parser.add_argument("--enable-seccomp", action="store_true", help="accepted and without effect")
-    parser.add_argument("--outbound-addr", metavar="IPv4", help="the host address to send from")
-    parser.add_argument("--outbound-addr6", metavar="IPv6", help="the host address to send from")
+    parser.add_argument("--outbound-addr", metavar="IPv4|IF", help="the host address, or interface, to send from")
+    parser.add_argument("--outbound-addr6", metavar="IPv6|IF", help="the host address, or interface, to send from")
     parser.add_argument("--disable-dns", action="store_true", help="no name server at .3")
     parser.add_argument("--macaddress", metavar="MAC", help="of the interface; only with -c")
     parser.add_argument("--target-type", choices=("netns",), default="netns", help="only netns is offered")
     parser.add_argument("--pcap", metavar="FILE", help="write all traffic there, for debugging")
-    parser.add_argument("-v", "--version", action="version", version=f"rcontain-slirp (slirp4netns {_VERSION})")
+    for old, new in (
+        ("--no-host-loopback", "--disable-host-loopback"),
+        ("--create-sandbox", "--enable-sandbox"),
+    ):
+        dest = new.removeprefix("--").replace("-", "_")
+        parser.add_argument(
+            old, action=_Deprecated, nargs=0, dest=dest, const=new, default=False, help=argparse.SUPPRESS
+        )
+    parser.add_argument("-v", "--version", action=_Version, nargs=0, help="show version and exit")
     return parser
 
 

@@ -185,6 +185,7 @@ class TcpForwarder:
             try:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)  # urgent bytes are bytes (RFC 6093)
             except OSError:
                 sock.close()  # the client is gone already
                 continue

@@ -106,8 +106,11 @@ class Settings:
     def __post_init__(self) -> None:
         if not MIN_MTU <= self.mtu <= MAX_MTU:
             raise NetworkError(f"an MTU of {self.mtu} is not possible", hint=f"choose {MIN_MTU} to {MAX_MTU}")
-        if not 0 < len(self.interface.encode()) < 16 or "/" in self.interface or " " in self.interface:
+        if not _is_interface(self.interface):
             raise NetworkError(f"{self.interface!r} cannot be the name of a network interface")
+        for outbound, version in ((self.outbound, 4), (self.outbound6, 6)):
+            if outbound is not None and not _is_outbound(outbound, version):
+                raise NetworkError(f"{outbound!r} is neither an IPv{version} address nor the name of an interface")
         for server in (*self.dns, *filter(None, (self.behind_gateway,))):
             try:
                 ipaddress.ip_address(server)
@@ -132,6 +135,20 @@ class Settings:
     def addresses(self) -> Addresses:
         """The address plan: .2 is the gateway and the host, .3 the resolver, .100 (in IPv6 ::100) the guest."""
         return _plan(self.cidr, self.cidr6 if self.ipv6 and self.mtu >= MIN_MTU_IPV6 else None)
+
+
+def _is_interface(name: str) -> bool:
+    """As dev_valid_name of the kernel's net/core/dev.c."""
+    if not 0 < len(name.encode(errors="surrogateescape")) < 16 or name in (".", ".."):
+        return False
+    return not any(character in "/:\0" or character.isspace() for character in name)
+
+
+def _is_outbound(text: str, version: int) -> bool:
+    try:
+        return ipaddress.ip_address(text).version == version
+    except ValueError:
+        return _is_interface(text)
 
 
 @functools.lru_cache(maxsize=64)

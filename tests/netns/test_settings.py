@@ -18,7 +18,8 @@ from netns.settings import PublishedPort, Settings
         {"mtu": 65522}, {"mtu": 575}, {"mtu": 575, "ipv6": False}, {"cidr": "10.0.2.0/26"}, {"cidr": "nonsense"},
         {"cidr": "127.0.0.0/8"}, {"cidr6": "fd00::/48"}, {"cidr6": "fe80::/64"}, {"interface": ""},
         {"interface": "a" * 16}, {"interface": "a/b"}, {"dns": ("example.org",)}, {"mac": "01:00:00:00:00:00"},
-        {"behind_gateway": "x"}, {"publish": (PublishedPort(0, 1),)}, {"publish": (PublishedPort(1, 65535, count=2),)},
+        {"behind_gateway": "x"}, {"outbound": "::1"}, {"outbound6": "127.0.0.1"}, {"outbound": "a b"}, {"outbound": ""},
+        {"publish": (PublishedPort(0, 1),)}, {"publish": (PublishedPort(1, 65535, count=2),)},
         {"publish": (PublishedPort(1, 1, "host"),)}, {"publish": (PublishedPort(1, 1, protocol="sctp"),)},
     ],
 )  # fmt: skip
@@ -33,6 +34,11 @@ def test_addresses() -> None:
     assert socket.inet_ntoa(addresses.broadcast) == "192.168.7.255"
     assert Settings(ipv6=False).addresses().guest6 is None
     assert Settings(mtu=1279).addresses().guest6 is None
+
+
+def test_outbound_is_an_address_or_an_interface() -> None:
+    assert Settings(outbound="192.0.2.1", outbound6="2001:db8::1").outbound6 == "2001:db8::1"
+    assert Settings(outbound="eth0", outbound6="wg-home").outbound == "eth0"
 
 
 def test_ranges_of_ports() -> None:
