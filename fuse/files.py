@@ -21,7 +21,7 @@ from fuse.view import View
 from fuse.whiteout import stored_xattr
 from fuse.workdir import is_open_file
 
-_CAPABLE = 1 << 16
+CAPABLE = 1 << 16
 """In the place of set-id bits: the file has capabilities in an attribute that the kernel does not know."""
 
 
@@ -79,7 +79,7 @@ class Files(View):
 
     def _after_write(self, inode: Inode, fd: int) -> None:
         """Give back the set-id bits that the kernel took, or take away the capabilities that it did not see."""
-        if inode.set_id == _CAPABLE:
+        if inode.set_id == CAPABLE:
             self._writable().remove_capabilities(self._where(inode))
             inode.set_id = 0
         else:
@@ -134,7 +134,7 @@ class Files(View):
             if upper.ownership is Ownership.REAL:
                 inode.set_id = with_set_id(os.fstat(file.fd).st_mode)
             elif upper.has_capabilities_apart(self._where(inode)):
-                inode.set_id = _CAPABLE
+                inode.set_id = CAPABLE
         return file
 
     # Changing a file.
@@ -192,7 +192,7 @@ class Files(View):
         dropped = without_set_id(mode)
         if dropped != mode:
             self._chmod(inode, dropped)
-        elif inode.set_id and inode.set_id != _CAPABLE:
+        elif inode.set_id and inode.set_id != CAPABLE:
             inode.set_id = with_set_id(mode)  # the kernel has taken them already
 
     def _chmod(self, inode: Inode, mode: int) -> None:
@@ -215,7 +215,7 @@ class Files(View):
         inode.bare = False
         upper = self._writable()
         if stored == CAPABILITY_XATTR and upper.sets_security_apart:
-            inode.set_id = _CAPABLE
+            inode.set_id = CAPABLE
         os.setxattr(upper.for_xattrs(path), upper.xattr_key(stored), value, flags, follow_symlinks=is_open_file(path))
         inode.changed()
         if name == ACCESS and inode.set_id:

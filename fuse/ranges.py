@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 
-from fuse.files import Files
+from fuse.files import CAPABLE, Files
 from fuse.inodes import Inode
 from fuse.layers import LayerFile
 from fuse.layers.directory import DirectoryFile
@@ -36,6 +36,7 @@ class Ranges(Files):
             file = self._open_to_write(inode)
         inode.changed()
         fallocate(file.fd, mode, offset, length)
+        self._lose_privileges(inode)
 
     def copy_range(self, source: Inode, at: int, target: Inode, to: int, length: int) -> int:
         """copy_file_range(2): how many bytes. EOPNOTSUPP where it takes reading and writing.
@@ -52,11 +53,20 @@ class Ranges(Files):
             fail(errno.EOPNOTSUPP)
         target.changed()
         try:
-            return os.copy_file_range(read.fd, file.fd, length, at, to)
+            copied = os.copy_file_range(read.fd, file.fd, length, at, to)
         except OSError as error:
             if error.errno in _CHANGES_NOTHING_SEEN:
                 fail(errno.EOPNOTSUPP)
             raise
+        self._lose_privileges(target)
+        return copied
+
+    def _lose_privileges(self, inode: Inode) -> None:
+        """As writing does. Who asks is not said here, so set-id bits and capabilities go whoever it is."""
+        if inode.set_id == CAPABLE:
+            self._writable().remove_capabilities(self._where(inode))
+            inode.set_id = 0
+        self.drop_privileges(inode)
 
 
 def _seek(file: LayerFile, size: int, offset: int, whence: int) -> int:

@@ -103,10 +103,10 @@ class Tree(Names):
             upper.clear_directory(path)
 
     def _has_whiteout(self, directory: Directory, name: bytes) -> bool:
-        """Whether a device stands for the absence of a name."""
+        """Whether a file stands for the absence of a name."""
         if not self._above(directory, name):
             return False
-        return self._writable().is_whiteout_device(self._path_of(directory, name))
+        return self._writable().is_whiteout_in_place(self._path_of(directory, name))
 
     def _exchange(
         self, first: Inode, at_first: tuple[Directory, bytes], second: Inode, at_second: tuple[Directory, bytes]

@@ -15,7 +15,10 @@ OPAQUE_XATTR = b"user.overlay.opaque"
 
 OPAQUE_XATTRS = (OPAQUE_XATTR, b"user.fuseoverlayfs.opaque", b"trusted.overlay.opaque")
 
-WHITEOUT_XATTRS = (b"user.overlay.whiteout", b"trusted.overlay.whiteout")
+WHITEOUT_XATTR = b"user.overlay.whiteout"
+"""What this package writes where it can make neither devices nor `.wh.` files."""
+
+WHITEOUT_XATTRS = (WHITEOUT_XATTR, b"trusted.overlay.whiteout")
 """An empty regular file with one of these is a whiteout (Linux 6.7); its directory has the opaque value b"x"."""
 
 REDIRECT_XATTRS = (b"user.overlay.redirect", b"trusted.overlay.redirect")

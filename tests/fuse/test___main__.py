@@ -203,6 +203,34 @@ def test_a_mountpoint_inside_a_layer_does_not_show_itself(folder: str) -> None:
 
 
 @in_mounts
+def test_an_upper_directory_in_an_overlay(folder: str) -> None:
+    stack = Stack(folder)
+    for name in ("directory", "other"):
+        os.mkdir(f"{folder}/lower/{name}")
+        write("inside", folder, "lower", name, "file")
+    below = stack.start()
+    for name in ("upper", "work", "merged"):
+        os.mkdir(f"{stack.merged}/{name}")
+    outer = stack.merged
+    stack.merged = f"{outer}/merged"
+    for _ in range(2):
+        assert stack.run(more=f"upperdir={outer}/upper,workdir={outer}/work") == (0, "")
+        if os.path.exists(f"{stack.merged}/file"):
+            os.unlink(f"{stack.merged}/file")
+            os.unlink(f"{stack.merged}/directory/file")
+            os.rmdir(f"{stack.merged}/directory")
+            os.mkdir(f"{stack.merged}/directory")
+            os.rename(f"{stack.merged}/other/file", f"{stack.merged}/other/renamed")
+        assert sorted(os.listdir(stack.merged)) == ["directory", "other"]
+        assert os.listdir(f"{stack.merged}/directory") == []
+        assert os.listdir(f"{stack.merged}/other") == ["renamed"]
+        umount(stack.merged.encode())
+        wait_for(lambda: not stack.processes())
+    umount(outer.encode())
+    assert end(below) == (0, "")
+
+
+@in_mounts
 def test_a_mount_over_its_own_layer(folder: str) -> None:
     stack = Stack(folder)
     stack.merged = f"{folder}/lower"

@@ -5,14 +5,19 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import stat
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fuse.layers.directory import DirectoryLayer
+from fuse.ownership import Ownership
 from fuse.ranges import _seek
 from fuse.syscalls import fallocate
+from fuse.tree import Tree
+from fuse.upper import UpperDirectory
 from tests.fuse.archives import archive, regular
 from tests.fuse.namespaces import in_namespace, mounted, options_here, read, write
 
@@ -114,6 +119,30 @@ def test_copies_inside_the_kernel(folder: str) -> None:
         assert not os.path.exists(folder + "/upper/plain")
         with open(root + "/copy", "r+b") as file:
             os.copy_file_range(file.fileno(), file.fileno(), 7, 0, 700)
+
+
+@pytest.mark.parametrize("ownership", [Ownership.REAL, Ownership.XATTR, Ownership.FILE])
+def test_set_id_bits_go_with_what_is_set_aside_or_copied(tmp_path: Path, ownership: Ownership) -> None:
+    for name in ("upper", "work"):
+        (tmp_path / name).mkdir()
+    upper = UpperDirectory(bytes(tmp_path / "upper"), bytes(tmp_path / "work"), ownership=ownership)
+    tree = Tree([archive(str(tmp_path), "base", [(regular("source"), b"x" * 10)])], upper)
+    root, me = tree.root, (os.geteuid(), os.getegid())
+    source = tree.create(root, b"plain", 0o600, *me)
+    tree.write(source, 0, b"y" * 10)
+    changes = [
+        lambda inode: tree.allocate(inode, 0, 0, 10),
+        lambda inode: tree.copy_range(source, 0, inode, 0, 5),
+    ]
+    for number, change in enumerate(changes):
+        for mode, left in ((0o6755, 0o755), (0o6745, 0o2745), (0o755, 0o755)):
+            inode = tree.create(root, b"%d%o" % (number, mode), 0o600, *me)
+            tree.chmod(inode, mode)
+            change(inode)
+            assert stat.S_IMODE(tree.attributes(inode).mode) == left
+            tree.write(inode, 0, b"z")  # which gives back what the kernel took away
+            assert stat.S_IMODE(tree.attributes(inode).mode) == left
+    tree.close()
 
 
 @pytest.mark.fuse

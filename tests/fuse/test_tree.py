@@ -75,6 +75,16 @@ class PlainUpper(UpperDirectory):
         raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
 
 
+class NestedUpper(UpperDirectory):
+    """In another overlay, where nobody makes devices 0/0 or `.wh.` files."""
+
+    def _probe_devices(self, _scratch: bytes) -> bool:
+        return False
+
+    def _probe_attributes(self) -> bool:
+        return True
+
+
 class Overlay(Paths):
     """The tree by path, as the kernel would use it."""
 
@@ -213,8 +223,8 @@ def outcome(action: object, *arguments: object) -> int:
     specs=layers,
     steps=st.lists(changes, max_size=12),
     archives=st.booleans(),
-    upper=st.sampled_from([UpperDirectory, PlainUpper]),
-    later=st.sampled_from([UpperDirectory, PlainUpper]),
+    upper=st.sampled_from([UpperDirectory, PlainUpper, NestedUpper]),
+    later=st.sampled_from([UpperDirectory, PlainUpper, NestedUpper]),
     ownership=st.sampled_from([Ownership.REAL, Ownership.XATTR, Ownership.FILE]),
 )
 def test_it_does_what_the_model_does(
