@@ -24,9 +24,10 @@ if TYPE_CHECKING:
     from netns.driver import Driver
 
 _READS = 4  # of up to 64 KiB, before the other flows have their turn
-_DATAGRAMS = 32
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER
 _REFUSALS = frozenset({errno.ECONNREFUSED, errno.ECONNRESET})
+_NO_WAY = frozenset({errno.ENETUNREACH, errno.ENETDOWN, errno.ENODEV})
+_SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})  # ours, not the far end's
 
 
 class TcpRelay:
@@ -64,6 +65,7 @@ class TcpRelay:
         self._guest_closed = False
         self._shut = False
         flow.relay = self
+        flow.since = driver.now
         if sock is None:
             self._dial(errno.EHOSTUNREACH)
 
@@ -73,12 +75,13 @@ class TcpRelay:
             address = self._candidates.pop(0)
             family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
             try:
-                sock = self._driver.open_socket(family, socket.SOCK_STREAM)
+                sock = self._driver.open_socket(family, socket.SOCK_STREAM, far=address[0])
             except OSError as problem:
                 error = problem.errno or errno.EMFILE
                 continue
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)  # urgent bytes are bytes (RFC 6093)
             try:
                 error = sock.connect_ex(address)
             except OSError as problem:  # an address that the resolver's rules do not accept
@@ -91,9 +94,17 @@ class TcpRelay:
         self._refuse(error)
 
     def _refuse(self, error: int) -> None:
-        if error not in _REFUSALS:
-            self._driver.stack.send_unreachable(self._flow, prohibited=error in (errno.EACCES, errno.EPERM))
+        if error not in _REFUSALS and error not in _SHORTAGES:
+            self._driver.stack.send_unreachable(
+                self._flow, prohibited=error in (errno.EACCES, errno.EPERM), net=error in _NO_WAY
+            )
         self._abandon()
+
+    def failed(self) -> None:
+        """A fault of ours: both ends hear that the connection is over."""
+        self._flow.connection.abort()
+        self._driver.stack.touch(self._flow)
+        self._release(reset=True)
 
     def _abandon(self) -> None:
         """Reset towards the guest and let go of the socket."""
@@ -110,7 +121,7 @@ class TcpRelay:
         if reset:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
         self._interest = 0
-        self._driver.discard(sock)
+        self._driver.discard(sock, shared=False)
 
     def _watch(self, interest: int) -> None:
         # No interest means no registration: epoll would go on reporting a hang-up that cannot be acted upon yet.
@@ -150,7 +161,7 @@ class TcpRelay:
         if error:
             self._sock = None
             self._interest = 0
-            self._driver.discard(sock)
+            self._driver.discard(sock, shared=False)
             self._dial(error)
             return
         self._flow.connection.accept()
@@ -173,6 +184,7 @@ class TcpRelay:
                 connection.close()
                 return
             connection.send(data)
+            self._flow.to_guest += len(data)
             if len(data) < size:
                 return
 
@@ -190,6 +202,7 @@ class TcpRelay:
         except BlockingIOError:
             pass  # the socket is full; epoll will say when it is not
         if sent:
+            self._flow.from_guest += sent
             self._flow.connection.consumed(sent)
             self._driver.stack.touch(self._flow)
 
@@ -248,6 +261,7 @@ class TcpRelay:
         except BlockingIOError:
             count = 0
         if count:
+            self._flow.from_guest += count
             self._flow.connection.consumed(count)
         if count < size:
             self._unsent.append(bytes(piece[count:]))

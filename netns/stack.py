@@ -24,6 +24,9 @@ from netns.wire.tcp import ACK, RST, SYN, TcpSegment
 _MAX_CAPACITY = 1 << 20  # bytes buffered in one direction of a connection
 _MIN_CAPACITY = 1 << 16
 _TOTAL_CAPACITY = 1 << 28  # shared by all connections: the more there are, the less each gets
+_MAX_HALF_OPEN = 1024
+_HALF_OPEN_SECONDS = 30.0
+_HALF_OPEN = frozenset({State.LISTEN, State.SYN_RECEIVED})
 _SPARE_TIMERS = 256  # entries without effect that may lie about
 _MASK = 0xFFFFFFFF
 
@@ -32,7 +35,9 @@ class Stack(Internet):
     """Everything on the host's side of one link. `random` gives 32 unpredictable bits (for initial sequence numbers).
 
     `advertise` makes it answer router solicitations; leave it off where the guest's addresses are set from outside.
-    `max_flows` bounds the TCP connections, TIME-WAIT included.
+    `max_flows` bounds the TCP connections, TIME-WAIT included. Of those that the guest asks for, no more than a quarter
+    (and 1024) wait to be established, none for longer than 30 s: the oldest are forgotten without a word, and a guest
+    that means it sends its SYN again. So a flood of SYNs leaves room for others.
     """
 
     def __init__(
@@ -49,6 +54,8 @@ class Stack(Internet):
         self.tcp: dict[bytes, TcpFlow] = {}
         self._random = random
         self._max_flows = max_flows
+        self._half_open: dict[TcpFlow, float] = {}  # and until when, the oldest first
+        self._max_half_open = max(16, min(_MAX_HALF_OPEN, max_flows // 4))
         self._dirty: dict[TcpFlow, None] = {}
         self._timers: list[tuple[float, int, TcpFlow]] = []
         self._order = count()
@@ -63,6 +70,8 @@ class Stack(Internet):
             if flow.scheduled == due:
                 flow.scheduled = None
                 self._dirty[flow] = None
+        if self._half_open:
+            self._forget_half_open(now)
         if self._dirty:
             dirty, self._dirty = self._dirty, {}
             for flow in dirty:
@@ -74,21 +83,36 @@ class Stack(Internet):
 
     def deadline(self) -> float | None:
         """When `poll` must be called next if nothing else happens."""
-        udp = self.udp.deadline()
-        if not self._timers:
-            return udp
-        first = self._timers[0][0]
-        return first if udp is None or first < udp else udp
+        dues = [due for due in (self.udp.deadline(),) if due is not None]
+        if self._timers:
+            dues.append(self._timers[0][0])
+        if self._half_open:
+            dues.append(next(iter(self._half_open.values())))
+        return min(dues) if dues else None
 
     @property
     def pending(self) -> bool:
         """Whether `poll` has something to do at once."""
         return bool(self._dirty or self._frames)
 
+    def _forget_half_open(self, now: float) -> None:
+        half_open = self._half_open
+        while half_open:
+            flow, until = next(iter(half_open.items()))
+            if until > now and len(half_open) <= self._max_half_open:
+                return
+            del half_open[flow]
+            if flow.connection.state in _HALF_OPEN:
+                flow.connection.drop()
+                self.tcp.pop(flow.key, None)
+                self._dirty[flow] = None
+
     def _poll_flow(self, flow: TcpFlow, now: float) -> None:
         connection = flow.connection
         for segment in connection.poll(now):
             self._frames.append(flow.frame(segment, self.link))
+        if self._half_open and connection.state not in _HALF_OPEN:
+            self._half_open.pop(flow, None)
         if connection.state is State.CLOSED:
             flow.scheduled = None
             if self.tcp.get(flow.key) is flow:
@@ -116,6 +140,7 @@ class Stack(Internet):
             return None
         connection = Connection.active(now, iss=self._random(), mss=self._mss(far), capacity=self._capacity())
         flow = TcpFlow(guest, guest_port, far, far_port, connection)
+        flow.inbound = True
         self.tcp[key] = flow
         self._dirty[flow] = None
         return flow
@@ -151,6 +176,9 @@ class Stack(Internet):
         flow = TcpFlow(source, segment.source_port, destination, segment.destination_port, connection)
         if fresh and len(self.tcp) < self._max_flows:
             self.tcp[flow.key] = flow
+            self._half_open[flow] = now + _HALF_OPEN_SECONDS
+            if len(self._half_open) > self._max_half_open:
+                self._forget_half_open(now)
             self._events.append(TcpOpened(flow))
             return
         if flags & ACK:

@@ -143,6 +143,10 @@ class Connection:
             self._rst = TcpSegment(self.snd_max & _MASK, self.window.nxt & _MASK, RST | ACK, 0)
         self._enter_closed()
 
+    def drop(self) -> None:
+        """Forget the connection without a word to the peer, which may ask again. Signals TIMED_OUT."""
+        self._finish(Signal.TIMED_OUT)
+
     def send_room(self) -> int:
         """How many bytes `send` takes now."""
         return max(0, self.capacity - len(self.buffer))

@@ -42,8 +42,8 @@ class TcpFlow:
     """One connection between the guest and a far end. `key` is guest and far address, guest and far port, packed."""
 
     __slots__ = (
-        "_ip_sum", "_pseudo", "connection", "far", "far_port", "from_guest", "guest", "guest_port", "key", "relay",
-        "scheduled", "since", "to_guest",
+        "_ip_sum", "_pseudo", "connection", "far", "far_port", "from_guest", "guest", "guest_port", "inbound", "key",
+        "relay", "scheduled", "since", "to_guest",
     )  # fmt: skip
 
     def __init__(self, guest: bytes, guest_port: int, far: bytes, far_port: int, connection: Connection) -> None:
@@ -52,6 +52,7 @@ class TcpFlow:
         self.far = far
         self.far_port = far_port
         self.connection = connection
+        self.inbound = False  # the far end started it
         self.key = flow_key(guest, far, guest_port, far_port)
         self.relay: Relay | None = None
         self.scheduled: float | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import resource
 import select
 import socket
 import struct
@@ -188,6 +189,81 @@ def test_a_reset_crosses_in_both_directions() -> None:
             first, second = serve_tcp("127.0.0.1", resets), serve_tcp("127.0.0.1", is_reset)
             assert network.run(client)
             assert seen.wait(10)
+
+    on_a_host(work)
+
+
+def test_urgent_bytes_stay_in_their_place() -> None:
+    def work() -> None:
+        def urgent(sock: socket.socket) -> None:
+            sock.sendall(b"abc")
+            sock.send(b"!", socket.MSG_OOB)
+            sock.sendall(b"def")
+
+        def both(connection: socket.socket) -> None:
+            urgent(connection)
+            connection.shutdown(socket.SHUT_WR)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+            heard.append(receive_all(connection))
+            done.set()
+
+        def client() -> bytes:
+            with connect(GATEWAY, port) as sock:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+                urgent(sock)
+                return receive_all(sock)
+
+        heard: list[bytes] = []
+        done = threading.Event()
+        with Network() as network:
+            port = serve_tcp("127.0.0.1", both)
+            assert network.run(client) == b"abc!def"
+            assert done.wait(10) and heard == [b"abc!def"]
+
+    on_a_host(work)
+
+
+def test_descriptors_that_datagrams_hold_give_way_to_connections() -> None:
+    def work() -> None:
+        def floods() -> None:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+                for target in range(20000, 20400):
+                    sock.sendto(b"x", (HOST, target))
+
+        def client() -> int:
+            floods()
+            served = 0
+            socks = [connect(GATEWAY, port) for _ in range(20)]
+            for sock in socks:
+                sock.sendall(b"one")
+                served += sock.recv(10) == b"one"
+                sock.close()
+            return served
+
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
+        with Network() as network:
+            holders = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(20000, 20100)]
+            for place, holder in enumerate(holders):
+                holder.bind((HOST, 20000 + place))
+            port = serve_tcp("127.0.0.1", echo)
+            assert network.run(client) == 20
+            assert network.descriptors() <= 256 - 32
+
+    on_a_host(work)
+
+
+def test_an_interface_can_be_what_traffic_leaves_by() -> None:
+    def work() -> None:
+        with Network(Settings(outbound="lo", outbound6="lo", disable_host_loopback=False)) as network:
+            for address in (HOST, HOST6):
+                port = serve_tcp(address, echo)
+                assert network.run(lambda address=address, port=port: connection_error(address, port)) == 0
+        with Network(Settings(outbound="gone", disable_host_loopback=False)) as network:
+            port = serve_tcp(HOST, echo)
+            error = network.run(lambda: connection_error(HOST, port))
+            assert error in (errno.EHOSTUNREACH, errno.ENETUNREACH)
+            local = serve_tcp("127.0.0.1", echo)
+            assert network.run(lambda: connection_error(GATEWAY, local)) == 0
 
     on_a_host(work)
 

@@ -227,6 +227,54 @@ def test_connections_are_bounded() -> None:
     assert [segment.flags for segment in segments(stack)] == [RST | ACK] * 2
 
 
+def syn4(port: int) -> bytes:
+    """A SYN from `port` of the guest."""
+    segment = TcpSegment(500, 0, SYN, 65535, source_port=port, destination_port=80)
+    return frame4(6, segment.to_bytes(GUEST, FAR))
+
+
+def test_a_flood_of_syns_leaves_room() -> None:
+    stack = new_stack(max_flows=80)
+    flow = opened(stack).flow
+    for port in range(1000, 1100):
+        stack.receive(syn4(port), 0.0)
+    first = only(stack.take_events(), TcpOpened)[0]
+    assert isinstance(first, TcpOpened)
+    assert not sent(stack)  # nothing is said to who is forgotten: its SYN comes again if it is meant
+    assert first.flow in [event.flow for event in stack.take_events() if isinstance(event, TcpReceived)]
+    assert first.flow.connection.signals == [Signal.TIMED_OUT]
+    assert len(stack.tcp) == 21 and flow.key in stack.tcp
+    stack.receive(syn4(1000), 1.0)
+    assert only(stack.take_events(), TcpOpened)
+
+
+def test_a_held_syn_is_not_held_for_ever() -> None:
+    stack = new_stack()
+    stack.receive(syn4(1000), 5.0)
+    stack.receive(syn4(1000), 7.0)
+    stack.poll(7.0)
+    stack.take_events()
+    assert stack.deadline() == 35.0
+    assert not sent(stack, 35.0)
+    assert not stack.tcp
+    (event,) = stack.take_events()
+    assert isinstance(event, TcpReceived) and event.flow.connection.signals == [Signal.TIMED_OUT]
+
+
+def test_an_unanswered_syn_ack_counts_as_half_open() -> None:
+    stack = new_stack()
+    for port in range(1000, 1030):
+        stack.receive(syn4(port), 0.0)
+        for event in only(stack.take_events(), TcpOpened):
+            assert isinstance(event, TcpOpened)
+            event.flow.connection.accept()
+            stack.touch(event.flow)
+        stack.poll(0.0)
+    assert len(stack.tcp) == 25
+    stack.poll(31.0)
+    assert not stack.tcp
+
+
 def test_connections_to_the_guest() -> None:
     stack = new_stack()
     flow = stack.open_tcp(GUEST, 80, FAR, 5000, 0.0)
