@@ -16,7 +16,7 @@ Completer = Callable[[click.Context, click.Parameter, str], list[CompletionItem]
 
 
 COMPLETED: dict[str, Completer | None] = dict.fromkeys(
-    ("CONTAINER", "IMAGE", "FILE", "SOURCE", "NETWORK", "CAPABILITY", "SIGNAL", "MODE", "VERB", "FOLDER")
+    ("CONTAINER", "IMAGE", "FILE", "SOURCE", "NETWORK", "CAPABILITY", "SIGNAL", "MODE", "VERB", "FOLDER", "RULE")
 )
 """What completes an argument or a flag whose metavar begins with this word. Filled by completion.py."""
 

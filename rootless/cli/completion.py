@@ -28,7 +28,7 @@ from ..oci.reference import Reference
 from ..runtime import capabilities
 from ..settings import Settings
 from .command import COMPLETED, Command, Completer, LazyGroup
-from .options import NETWORKS
+from .networks import NETWORKS
 from .session import Session
 
 VARIABLE = "_RCONTAIN_COMPLETE"
@@ -152,6 +152,15 @@ def container_names(ctx: click.Context, param: click.Parameter, incomplete: str)
     return _matching(found, incomplete)
 
 
+def networks(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The networks, and once `container:` has been begun the containers whose network can be shared."""
+    kind, colon, name = incomplete.partition(":")
+    if kind == "container" and colon:
+        found = container_names(ctx, param, name)
+        return [CompletionItem(f"container:{item.value}", help=item.help) for item in found]
+    return _matching([(word, "") for word in (*NETWORKS, "container:", "ns:")], incomplete)
+
+
 def image_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Full names of images, short ones of docker.io, and ids once one has been begun."""
     found: dict[str, str] = {}
@@ -212,7 +221,8 @@ COMPLETED.update(
     FOLDER=folder_names,
     SOURCE=volume_sources,
     VERB=verb_names,
-    NETWORK=words(*NETWORKS),
+    NETWORK=networks,
+    RULE=words("deny", "allow", "deny=", "allow="),
     MODE=words("host", "keep-id", "nomap"),
     CAPABILITY=words("ALL", *capabilities.NAMES),
     SIGNAL=words(*(name.name.removeprefix("SIG") for name in signal.Signals)),

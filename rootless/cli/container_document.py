@@ -5,12 +5,14 @@ Facts that rcontain does not have (pods, checkpoints, health) are left out, not 
 
 from __future__ import annotations
 
+import ipaddress
 import signal
 from collections.abc import Sequence
 
 import msgspec
 
 from .. import __version__
+from ..container import network, sharing
 from ..container.containers import Container
 from ..container.logs import DEFAULT_MAX_SIZE
 from ..container.options import CreateOptions, Published
@@ -41,6 +43,8 @@ class ContainerState(Document, frozen=True, kw_only=True):
     error: str
     started_at: str
     finished_at: str
+    warnings: tuple[str, ...] = ()
+    """Not Podman's: what the container's network had to say."""
 
 
 class GraphDriver(Document, frozen=True, kw_only=True):
@@ -66,12 +70,17 @@ class HostPort(Document, frozen=True, kw_only=True):
 
 
 class NetworkSettings(Document, frozen=True, kw_only=True):
-    gateway: str
-    ip_address: str = msgspec.field(name="IPAddress")
-    ip_prefix_len: int = msgspec.field(name="IPPrefixLen")
+    """`mac_address` is empty where the kernel chose it."""
+
+    gateway: str = ""
+    ip_address: str = msgspec.field(default="", name="IPAddress")
+    ip_prefix_len: int = msgspec.field(default=0, name="IPPrefixLen")
+    ipv6_gateway: str = msgspec.field(default="", name="IPv6Gateway")
+    global_ipv6_address: str = msgspec.field(default="", name="GlobalIPv6Address")
+    global_ipv6_prefix_len: int = msgspec.field(default=0, name="GlobalIPv6PrefixLen")
     mac_address: str = ""
     ports: dict[str, tuple[HostPort, ...]]
-    networks: dict[str, dict[str, str]]
+    networks: dict[str, dict[str, str]] = {}
 
 
 class ContainerConfig(Document, frozen=True, kw_only=True):
@@ -204,6 +213,7 @@ def describe_container(container: Container, record: Record, state: State, sizes
             error=state.error,
             started_at=state.started_at or NEVER,
             finished_at=state.finished_at or NEVER,
+            warnings=state.warnings,
         ),
         image=record.image_id,
         image_digest=record.image_digest,
@@ -229,7 +239,7 @@ def describe_container(container: Container, record: Record, state: State, sizes
         size_rw=sizes.rw_size if sizes else None,
         size_root_fs=sizes.root_fs_size if sizes else None,
         mounts=tuple(_mount(point, container.settings) for point in record.mounts if point.type != "tmpfs"),
-        network_settings=_network(record, ports),
+        network_settings=_network(container.settings, record, ports),
         config=ContainerConfig(
             hostname=spec.hostname or record.hostname,
             domainname=spec.domainname or "",
@@ -259,8 +269,8 @@ def describe_container(container: Container, record: Record, state: State, sizes
                 if point.type in ("bind", "volume")
             ),
             log_config=LogConfig(type="k8s-file", path=container.log_path, size=f"{2 * DEFAULT_MAX_SIZE}B"),
-            network_mode=record.network.mode,
-            port_bindings=ports,
+            network_mode=str(record.network),
+            port_bindings=_ports(state.published or record.network.published),
             auto_remove=record.remove,
             cap_add=options.cap_add,
             cap_drop=options.cap_drop,
@@ -342,16 +352,31 @@ def _ports(bound: Sequence[Published]) -> dict[str, tuple[HostPort, ...]]:
     return found
 
 
-def _network(record: Record, ports: dict[str, tuple[HostPort, ...]]) -> NetworkSettings:
-    """The user-mode network has the same addresses for everyone (docs/architecture.md): 10.0.2.0/24."""
-    user = record.network.mode == "user"
+def _network(settings: Settings, record: Record, ports: dict[str, tuple[HostPort, ...]]) -> NetworkSettings:
+    """A container that shares another's network has the other's addresses and ports, as with Podman."""
+    other = sharing.shown(settings, record.network)
+    if other is not None:
+        theirs = other.record()
+        return _network(settings, theirs, _ports(published(theirs, other.state())))
+    if record.network.mode != "user":
+        return NetworkSettings(ports=ports)
+    link, own = record.network.link, network.addresses(record.network)
+    gateway, guest, guest6 = _text(own.gateway), _text(own.guest), _text(own.guest6)
     return NetworkSettings(
-        gateway="10.0.2.2" if user else "",
-        ip_address="10.0.2.100" if user else "",
-        ip_prefix_len=24 if user else 0,
+        gateway=gateway,
+        ip_address=guest,
+        ip_prefix_len=own.prefix,
+        ipv6_gateway=_text(own.gateway6),
+        global_ipv6_address=guest6,
+        global_ipv6_prefix_len=own.prefix6 if guest6 else 0,
+        mac_address=link.mac,
         ports=ports,
-        networks={"user": {"Gateway": "10.0.2.2", "IPAddress": "10.0.2.100"}} if user else {},
+        networks={"user": {"Gateway": gateway, "IPAddress": guest, "GlobalIPv6Address": guest6}},
     )
+
+
+def _text(address: bytes | None) -> str:
+    return "" if address is None else str(ipaddress.ip_address(address))
 
 
 def _id_lines(triples: tuple[tuple[int, int, int], ...]) -> tuple[str, ...]:

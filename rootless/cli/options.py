@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -13,17 +12,16 @@ import msgspec
 
 from ..container import signals
 from ..container.containers import check_name
-from ..container.options import CreateOptions, Limit, MountRequest, Published
+from ..container.options import CreateOptions, Limit, Link, MountRequest, Published
 from ..errors import UsageError
 from ..runtime.rootdir import normalize
 from ..settings import STORAGE_DRIVERS
 from .mounts import parse_mount, parse_tmpfs, parse_volume
+from .networks import Choice, absolute, check_other, check_rules, parse_address, parse_extra_host, parse_network
 from .ports import parse_published
 from .session import Session
 
 PULL_POLICIES = ("always", "missing", "never", "newer")
-NETWORKS = ("user", "none", "host")
-_NETWORK_ALIASES = ("slirp4netns", "pasta", "private", "bridge", "default")
 
 _PROXIES = tuple(
     spelling(f"{scheme}_proxy") for spelling in (str.lower, str.upper) for scheme in ("http", "https", "ftp", "no")
@@ -104,8 +102,17 @@ _FLAGS = (
         "--net",
         metavar="NETWORK",
         default="user",
-        help="user, none or host [default: user]; with user:allow_host_loopback=true 10.0.2.2 is your 127.0.0.1.",
+        help="user[:OPTION=VALUE,…], none, host, container:NAME or ns:PATH [default: user]. Options: mtu, cidr, "
+        "enable_ipv6, outbound_addr, outbound_addr6, interface, mac, dns; with allow_host_loopback=true 10.0.2.2 is "
+        "your 127.0.0.1. slirp4netns and pasta are the same with options of those.",
     ),
+    _many(
+        "--egress",
+        metavar="RULE",
+        help="What the container may reach: deny, allow=10.0.0.0/8, allow=*.debian.org:443, deny=192.0.2.1/udp; the "
+        "first that matches counts.",
+    ),
+    click.option("--network-pcap", metavar="FILE", help="Write what crosses the container's network to FILE (pcapng)."),
     _many("--dns", metavar="ADDRESS", help="Ask this name server."),
     _many("--dns-search", metavar="DOMAIN", help="Search names in this domain."),
     _many("--add-host", metavar="NAME:ADDRESS", help="Add a line to /etc/hosts; host-gateway stands for this machine."),
@@ -154,12 +161,14 @@ _FLAGS = (
 
 def creation_options(session: Session, image: str, command: tuple[str, ...], flags: Mapping[str, Any]) -> CreateOptions:
     """The flags as typed, checked. Raises UsageError with the first that is wrong."""
-    network, loopback = _network(flags["network"])
-    published = tuple(port for text in flags["publish"] for port in parse_published(text))
-    if network != "user" and (published or flags["publish_all"]):
-        # Podman ignores -p there with a warning; ports of a container in the host's network are the host's already.
-        click.echo(f"Port mappings have no effect with --network {network}", err=True)
-        published = ()
+    network = parse_network(flags["network"], session.cwd)
+    published = (*network.published, *(port for text in flags["publish"] for port in parse_published(text)))
+    if network.mode != "user":
+        check_other(network.mode, flags)
+        if published or flags["publish_all"]:
+            # Podman ignores -p there with a warning; ports of a container in the host's network are the host's already.
+            click.echo(f"Port mappings have no effect with --network {network.mode}", err=True)
+            published = ()
     security = _security(flags["security_opt"], session.cwd)
     options = CreateOptions(
         image=image.removeprefix("docker://"),
@@ -185,11 +194,13 @@ def creation_options(session: Session, image: str, command: tuple[str, ...], fla
         cap_drop=flags["cap_drop"],
         published=_no_port_twice(published),
         publish_all=flags["publish_all"],
-        network=network,
-        host_loopback=loopback,
-        dns=tuple(_address(text, "--dns") for text in flags["dns"]),
-        dns_search=flags["dns_search"],
-        add_hosts=tuple(_extra_host(text) for text in flags["add_host"]),
+        network=network.mode,
+        network_target=network.target,
+        host_loopback=network.host_loopback,
+        link=_link(session, network, flags),
+        dns=(*network.dns, *(parse_address(text, "--dns") for text in flags["dns"])),
+        dns_search=(*network.dns_search, *flags["dns_search"]),
+        add_hosts=tuple(parse_extra_host(text) for text in flags["add_host"]),
         init=flags["init"],
         platform=flags["platform"],
         pull=flags["pull"],
@@ -226,22 +237,13 @@ def parse_size(text: str, flag: str) -> int:
     return int(match[1]) * _UNITS[match[2].lower()]
 
 
-def _network(text: str) -> tuple[str, bool]:
-    """The mode, and whether the host's loopback interface can be reached."""
-    name, _, arguments = text.partition(":")
-    name = "user" if name in _NETWORK_ALIASES else name
-    if name not in NETWORKS:
-        raise UsageError(f'the network "{text}" is not known', hint=f"use one of {', '.join(NETWORKS)}")
-    loopback = False
-    for field in arguments.split(",") if arguments else ():
-        key, _, value = field.partition("=")
-        if name != "user" or key != "allow_host_loopback" or value not in ("true", "false"):
-            raise UsageError(
-                f'the option "{field}" of the network "{name}" is not known',
-                hint="user takes allow_host_loopback=true|false",
-            )
-        loopback = value == "true"
-    return name, loopback
+def _link(session: Session, network: Choice, flags: Mapping[str, Any]) -> Link:
+    rules, capture = flags["egress"], flags["network_pcap"]
+    if not rules and not capture:
+        return network.link
+    check_rules(rules)
+    pcap = absolute(capture, session.cwd) if capture else network.link.pcap
+    return msgspec.structs.replace(network.link, egress=rules, pcap=pcap)
 
 
 def _entrypoint(text: str | None) -> tuple[str, ...] | None:
@@ -345,24 +347,6 @@ def _no_port_twice(published: tuple[Published, ...]) -> tuple[Published, ...]:
             raise UsageError(f"the host port {port.host_port}/{port.protocol} is published twice")
         seen.add(key)
     return published
-
-
-def _address(text: str, flag: str) -> str:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        raise UsageError(f'{flag} "{text}" is not an IP address') from None
-    return text
-
-
-def _extra_host(text: str) -> str:
-    name, separator, address = text.partition(":") if "=" not in text else text.partition("=")
-    if not separator or not name:
-        raise UsageError(f'--add-host "{text}" is not NAME:ADDRESS')
-    address = address.removeprefix("[").removesuffix("]")
-    if address != "host-gateway":
-        _address(address, "--add-host: the address")
-    return f"{name}:{address}"
 
 
 def _limit_value(word: str, text: str) -> int:

@@ -120,7 +120,7 @@ def _since(moment: str, now_ns: int) -> str:
 
 def published(record: Record, state: State) -> Sequence[Published]:
     """The ports as they are bound, or as they were asked for before the first start."""
-    return state.published or record.network.published
+    return record.network.published if state.published is None else state.published
 
 
 def ports(published: Sequence[Published], exposed: Sequence[str] = ()) -> str:
@@ -184,7 +184,7 @@ def summarize(known: Known, now_ns: int, sizes: Sizes | None) -> ContainerSummar
         labels=record.labels,
         mounts=tuple(mount.destination for mount in record.mounts),
         names=(record.name,),
-        networks=() if record.network.mode in ("none", "host") else (record.network.mode,),
+        networks=(record.network.mode,) if record.network.mode == "user" else (),
         pid=state.pid,
         ports=tuple(
             PortMapping(port.host_ip, port.container_port, port.host_port, 1, port.protocol)
@@ -238,7 +238,7 @@ def _tests(known: Sequence[Known], containers: Containers) -> Mapping[str, Test[
         "exited": lambda one, value: one.state.status == "exited" and str(one.state.exit_code) == _number(value),
         "ancestor": lambda one, value: _is_ancestor(one.record, value),
         "volume": lambda one, value: any(value in (m.name, m.source, m.destination) for m in one.record.mounts),
-        "network": lambda one, value: one.record.network.mode == value,
+        "network": lambda one, value: value in (one.record.network.mode, str(one.record.network)),
         # The list is newest first.
         "before": lambda one, value: known.index(one) > positions(value),
         "since": lambda one, value: known.index(one) < positions(value),

@@ -15,7 +15,7 @@ from ..oci.reference import Reference
 from ..runtime import idmap
 from ..runtime.idmap import IdMaps
 from ..runtime.rootdir import normalize
-from . import claim, driver, signals
+from . import claim, driver, sharing, signals
 from .caller import Caller
 from .containers import Container, Containers, new_id
 from .mounting import record_layers
@@ -121,6 +121,10 @@ def _record(
     labels = {**(config.labels or {}), **dict(options.labels)}
     points = tuple(_mount_point(request) for request in _mounts(options, config.volumes))
     containers = Containers(settings)
+    hostname, target = options.hostname, options.network_target
+    if options.network == "container":
+        other = sharing.find(settings, target)
+        hostname, target = hostname or other.hostname, other.id
     for _ in range(20):
         record = Record(
             id=id,
@@ -132,14 +136,16 @@ def _record(
             layers=record_layers(image.layers),
             command=entrypoint + command,
             entrypoint=entrypoint,
-            hostname=options.hostname or (os.uname().nodename if options.network == "host" else id[:12]),
+            hostname=hostname or (os.uname().nodename if options.network == "host" else id[:12]),
             storage_driver=chosen_driver,
             uid_map=ids.uids.triples(),
             gid_map=ids.gids.triples(),
             user_namespace=options.user_namespace,
             network=Network(
                 mode=options.network,
+                target=target,
                 host_loopback=options.host_loopback,
+                link=options.link,
                 published=_published(options, config.exposed_ports),
                 dns=options.dns,
                 dns_search=options.dns_search,

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import ipaddress
 
+from netns.settings import Addresses
+
 from .record import Network
 
-GUEST = "10.0.2.100"
-GATEWAY = "10.0.2.2"
-RESOLVER = "10.0.2.3"
 HOST_NAMES = ("host.containers.internal", "host.docker.internal")
 
 
-def hosts(host_file: str, network: Network, *, host: str | None, hostname: str, name: str) -> str:
+def hosts(host_file: str, network: Network, addresses: Addresses, *, hostname: str, name: str) -> str:
     """Podman's order: what the user added, the host's own lines, the names of this machine, the container's names.
 
-    `host` is an address of this machine that a container in a user-mode network reaches; None where it has none.
+    `addresses` are those of the user-mode network. This machine is its gateway there, whatever its own addresses are
+    at the moment.
     """
-    gateway = (host or GATEWAY) if network.mode == "user" else "127.0.0.1"
+    user = network.mode == "user"
+    gateway, guest = (_text(addresses.gateway), _text(addresses.guest)) if user else ("127.0.0.1", "127.0.0.1")
     lines = []
     for entry in network.add_hosts:
         extra, _, address = entry.partition(":")
@@ -31,11 +32,9 @@ def hosts(host_file: str, network: Network, *, host: str | None, hostname: str, 
                 lines.append(f"{words[0]}\t{' '.join(kept)}")
     if not any("localhost" in line.split()[1:] for line in lines):
         lines.append("127.0.0.1\tlocalhost")
-    if network.mode == "user":
+    if user:
         lines.append(f"{gateway}\t{' '.join(HOST_NAMES)}")
-        lines.append(f"{GUEST}\t{' '.join(dict.fromkeys((hostname, name)))}")
-    else:
-        lines.append(f"127.0.0.1\t{' '.join(dict.fromkeys((hostname, name)))}")
+    lines.append(f"{guest}\t{' '.join(dict.fromkeys((hostname, name)))}")
     return "\n".join(lines) + "\n"
 
 
@@ -49,12 +48,13 @@ def group_line(gid: int, *, name: str) -> str:
     return f"{name}:x:{gid}:\n"
 
 
-def resolv_conf(host_file: str, network: Network) -> str:
-    """The user-mode network's relay asks the host's servers, whatever they become; so only it is named."""
+def resolv_conf(host_file: str, network: Network, addresses: Addresses) -> str:
+    """The user-mode network's relay asks the host's servers, whatever they become, or the user's; so only it is named.
+
+    A container that named the user's itself would pass by the rules that go by names.
+    """
     servers, search, options = parse_resolv_conf(host_file)
-    if network.mode == "user":
-        servers = [RESOLVER]
-    servers = list(network.dns) or servers
+    servers = [_text(addresses.resolver)] if network.mode == "user" else list(network.dns) or servers
     search = list(network.dns_search) or search
     lines = [f"search {' '.join(search)}"] if search and search != ["."] else []
     lines += [f"nameserver {server}" for server in servers]
@@ -78,6 +78,10 @@ def parse_resolv_conf(text: str) -> tuple[list[str], list[str], list[str]]:
         elif words[0] == "options":
             options += words[1:]
     return servers, search, options
+
+
+def _text(address: bytes) -> str:
+    return str(ipaddress.IPv4Address(address))
 
 
 def _is_address(text: str) -> bool:

@@ -8,17 +8,17 @@ import socket
 from collections.abc import Sequence
 
 import netns.process
+from netns import egress
 from netns.errors import NetworkError
 from netns.process import Reservation
-from netns.settings import PublishedPort, Settings
+from netns.settings import Addresses, PublishedPort, Settings
 
-from ..errors import HostError
+from ..errors import HostError, UsageError
 from .children import Child, fork_child, read_ready
-from .etcfiles import GATEWAY
-from .options import Published
+from .options import Link, Published
 from .record import Network
 
-_SUBNET = Settings().addresses().network
+_PLAIN = Link()
 
 
 class Reserved:
@@ -38,6 +38,7 @@ class Reserved:
                 host_port=port.host_port,
                 container_port=port.container_port,
                 protocol=port.protocol,
+                path=port.path,
             )
             for port in dict.fromkeys(ports)
         )
@@ -47,36 +48,87 @@ class Reserved:
             reservation.close()
 
 
-def reserve(network: Network) -> Reserved:
-    """Binds the published ports. Raises HostError for one that is in use or needs a privilege."""
-    settings = Settings(
+def addresses(network: Network) -> Addresses:
+    """The addresses on the link of a user-mode network."""
+    return _settings(network).addresses()
+
+
+def check(network: Network) -> None:
+    """Raises UsageError for a network that cannot be."""
+    try:
+        _settings(network)
+        egress.parse(network.link.egress)
+    except NetworkError as error:
+        raise UsageError(error.message, hint=error.hint) from None
+
+
+def _settings(network: Network, *, behind_gateway: str | None = None) -> Settings:
+    link = network.link
+    return Settings(
+        mtu=link.mtu,
+        cidr=link.cidr,
+        ipv6=link.ipv6,
+        interface=link.interface,
+        mac=link.mac or None,
+        outbound=link.outbound or None,
+        outbound6=link.outbound6 or None,
         dns=network.dns,
+        search=tuple(domain for domain in network.dns_search if domain != "."),
+        egress=link.egress,
+        pcap=link.pcap or None,
         disable_host_loopback=not network.host_loopback,
-        behind_gateway=_hidden_host(),
+        behind_gateway=behind_gateway,
         publish=tuple(
-            PublishedPort(port.container_port, port.host_port, port.host_ip, port.protocol)
+            PublishedPort(port.container_port, port.host_port, port.host_ip, port.protocol, path=port.path)
             for port in network.published
         ),
     )
+
+
+def reserve(network: Network) -> Reserved:
+    """Binds the published ports. Raises HostError for one that is in use or needs a privilege, and for an address or
+    an interface to send from, or a capture, that this machine cannot provide."""
     if network.mode != "user":
-        return Reserved(settings, ())
+        return Reserved(Settings(), ())
+    # Where the gateway does not lead to the host's loopback interface, it leads to the machine's own address.
+    settings = _settings(network, behind_gateway=None if network.host_loopback else netns.process.host_address())
+    if network.link != _PLAIN:
+        _check_outbound(network.link.outbound, socket.AF_INET)
+        _check_outbound(network.link.outbound6, socket.AF_INET6)
+        _check_capture(network.link.pcap)
     try:
         return Reserved(settings, netns.process.reserve_ports(settings))
     except NetworkError as error:
         raise HostError(str(error)) from error
 
 
-def host(network: Network) -> str | None:
-    """Under which address a container reaches this machine: the gateway's where that leads to the host's loopback
-    interface or the machine's own is hidden, else its own as the rest of the world sees it; None where it has none."""
-    return GATEWAY if network.host_loopback or _hidden_host() else netns.process.host_address()
+def _check_outbound(outbound: str, family: int) -> None:
+    if not outbound:
+        return
+    try:
+        ipaddress.ip_address(outbound)
+    except ValueError:
+        try:
+            socket.if_nametoindex(outbound)
+        except OSError:
+            raise HostError(
+                f"cannot send from the interface {outbound}: there is none of that name", hint="see: ip link"
+            ) from None
+        return
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as probe:
+            probe.bind((outbound, 0))
+    except OSError as error:
+        raise HostError(f"cannot send from the address {outbound}: {error.strerror}", hint="see: ip address") from None
 
 
-def _hidden_host() -> str | None:
-    """This machine's address where a container cannot see it, since its own network has the same addresses: virtual
-    machines behind NAT are 10.0.2.15 by custom (QEMU, VirtualBox)."""
-    address = netns.process.host_address()
-    return address if address is not None and ipaddress.IPv4Address(address) in _SUBNET else None
+def _check_capture(path: str) -> None:
+    if not path:
+        return
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        raise HostError(f"cannot write the capture {path}: {error.strerror}") from None
 
 
 class Server:

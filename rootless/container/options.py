@@ -6,12 +6,31 @@ import msgspec
 
 
 class Published(msgspec.Struct, frozen=True, kw_only=True):
-    """One port of the host that leads into the container."""
+    """One port of the host that leads into the container; with `path`, a socket of AF_UNIX there."""
 
     host_ip: str
     host_port: int
     container_port: int
     protocol: str
+    path: str = ""
+
+
+class Link(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A user-mode network's end in the container, and what leaves it on the host's side. "" means: as it comes.
+
+    `outbound` is a host's address to send from, or the name of the host's interface; `outbound6` the same for IPv6.
+    `egress` are rules (netns.egress) in the order typed, `pcap` the absolute path of a capture.
+    """
+
+    mtu: int = 65520
+    cidr: str = "10.0.2.0/24"
+    ipv6: bool = True
+    interface: str = "tap0"
+    mac: str = ""
+    outbound: str = ""
+    outbound6: str = ""
+    egress: tuple[str, ...] = ()
+    pcap: str = ""
 
 
 class MountRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,7 +85,9 @@ class CreateOptions(msgspec.Struct, frozen=True, kw_only=True):
     published: tuple[Published, ...] = ()
     publish_all: bool = False
     network: str = "user"
+    network_target: str = ""  # with the network `container` whose, by name or id, with `ns` the path
     host_loopback: bool = False
+    link: Link = Link()
     dns: tuple[str, ...] = ()
     dns_search: tuple[str, ...] = ()
     add_hosts: tuple[str, ...] = ()

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import msgspec
 
-from .options import CreateOptions, Published
+from .options import CreateOptions, Link, Published
 
 
 class Network(msgspec.Struct, frozen=True, kw_only=True):
-    """`mode` is user, none or host."""
+    """`mode` is user, none, host, container or ns; `target` the id of the container or the path of the namespace."""
 
     mode: str
+    target: str = ""
     host_loopback: bool = False
     """The gateway's address leads to the host's 127.0.0.1, and not only to its other addresses."""
+    link: Link = Link()
     published: tuple[Published, ...] = ()
     dns: tuple[str, ...] = ()
     dns_search: tuple[str, ...] = ()
     add_hosts: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """As --network takes it."""
+        return f"{self.mode}:{self.target}" if self.target else self.mode
 
 
 class MountPoint(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,5 +94,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     finished_at: str = ""
     exit_code: int = 0
     error: str = ""
-    published: tuple[Published, ...] = ()
-    """The ports as they were bound, with the numbers that the kernel chose."""
+    published: tuple[Published, ...] | None = None
+    """The ports as they are bound, with the numbers that the kernel chose; None before the first start."""
+    warnings: tuple[str, ...] = ()
+    """What the network's process had to say, oldest first."""

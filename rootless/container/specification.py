@@ -22,6 +22,7 @@ from ..runtime.user import Resolved, parse_group, parse_passwd, resolve_user
 from . import etcfiles, network
 from .containers import Container
 from .record import MountPoint, Record
+from .sharing import NOTHING, Shared
 from .volumes import Volume, chown_tree
 
 _UNLIMITED = 2**64 - 1
@@ -33,7 +34,7 @@ def ids_of(record: Record) -> IdMaps:
     return IdMaps(IdMap.of(*record.uid_map), IdMap.of(*record.gid_map)).split_for(IdMaps.of_self())
 
 
-def write(container: Container, record: Record, ids: IdMaps, rootfs: str) -> Spec:
+def write(container: Container, record: Record, ids: IdMaps, rootfs: str, shared: Shared = NOTHING) -> Spec:
     """Makes the configuration and writes it into the bundle. Raises UsageError, ContainerError, HostError."""
     options = record.options
     with RootDir.at(rootfs) as root:
@@ -47,7 +48,8 @@ def write(container: Container, record: Record, ids: IdMaps, rootfs: str) -> Spe
     )
     environment = dict(entry.partition("=")[::2] for entry in record.environment)
     environment.setdefault("HOME", found.home)
-    new = runtime_spec.NEW - ({NamespaceType.NETWORK} if record.network.mode == "host" else frozenset())
+    is_host = record.network.mode == "host" or shared.is_host
+    new = runtime_spec.NEW - ({NamespaceType.NETWORK} if is_host else frozenset()) - shared.joined.keys()
     last = facts.read().last_capability
     made = runtime_spec.default_spec(
         args=record.command,
@@ -59,7 +61,7 @@ def write(container: Container, record: Record, ids: IdMaps, rootfs: str) -> Spe
         hostname=record.hostname,
         terminal=record.terminal,
         readonly_rootfs=record.read_only,
-        mounts=(*_own_files(container, record), *accounts, *_mounts(container, record, ids, user)),
+        mounts=(*_own_files(container, record, shared), *accounts, *_mounts(container, record, ids, user)),
         cap_add=options.cap_add,
         cap_drop=options.cap_drop,
         privileged=options.privileged,
@@ -67,6 +69,7 @@ def write(container: Container, record: Record, ids: IdMaps, rootfs: str) -> Spe
         seccomp=_filter(record, last),
         rlimits=_limits(record),
         new=new,
+        joined=shared.joined,
         shm_size=record.shm_size,
         mask=options.masks,
         unmask=options.unmasks,
@@ -127,27 +130,22 @@ def _limits(record: Record) -> Sequence[Rlimit]:
     ]
 
 
-def _own_files(container: Container, record: Record) -> list[Mount]:
+def _own_files(container: Container, record: Record, shared: Shared) -> list[Mount]:
     """/etc/hosts, /etc/hostname and /etc/resolv.conf, unless the user mounts something there."""
     taken = {point.destination for point in record.mounts}
     if any(point.destination == "/etc" and "ro" in point.options for point in record.mounts):
         return []  # there is no place for them
-    hosts = etcfiles.hosts(
-        etcfiles.read_host_file("/etc/hosts"),
-        record.network,
-        host=network.host(record.network),
-        hostname=record.hostname,
-        name=record.name,
-    )
+    wanted, addresses = record.network, network.addresses(record.network)
+    read = etcfiles.read_host_file
     contents = {
-        "hosts": hosts,
+        "hosts": etcfiles.hosts(read("/etc/hosts"), wanted, addresses, hostname=record.hostname, name=record.name),
         "hostname": record.hostname + "\n",
-        "resolv.conf": etcfiles.resolv_conf(etcfiles.read_host_file("/etc/resolv.conf"), record.network),
+        "resolv.conf": etcfiles.resolv_conf(read("/etc/resolv.conf"), wanted, addresses),
     }
     mounts = []
     for name, content in contents.items():
         if f"/etc/{name}" not in taken:
-            source = container.write_live(name, content.encode())
+            source = shared.files.get(name) or container.write_live(name, content.encode())
             mounts.append(_bind(source, f"/etc/{name}", ("rprivate", "nosuid", "nodev", "noexec")))
     # How programs find out that they are in a container: Podman's file, with nothing in it.
     mounts.append(_bind(container.write_live("containerenv", b""), "/run/.containerenv", ("rprivate", "ro")))

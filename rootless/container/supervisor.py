@@ -20,7 +20,7 @@ from .. import syscalls
 from ..errors import HostError, first_cause
 from ..runtime import facts, process, terminal
 from ..runtime.process import Init
-from . import children, claim, ending, mounting, network, specification
+from . import children, claim, ending, mounting, network, sharing, specification
 from .children import Child
 from .containers import Container
 from .logs import LogWriter
@@ -72,6 +72,7 @@ async def supervise(container: Container, attendance: Attendance) -> int:
         # What is mounted from here on goes away with this process. Who joins us gets the namespace before that.
         life.reception.keep_namespaces()
         syscalls.unshare(syscalls.Clone.NEWNS)
+        shared = stack.enter_context(sharing.entered(container, record))
         reserved = network.reserve(record.network)
         stack.callback(reserved.close)
         stack.callback(life.reception.close)
@@ -85,7 +86,7 @@ async def supervise(container: Container, attendance: Attendance) -> int:
             specification.ensure_volumes(container, record, mounted.path)
             ids = specification.ids_of(record)
             with process.spawn(
-                specification.write(container, record, ids, mounted.path),
+                specification.write(container, record, ids, mounted.path, shared),
                 rootfs=mounted.path,
                 ids=ids,
                 stdio=streams.child or (None, None, None),

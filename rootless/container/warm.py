@@ -11,7 +11,7 @@ from ..oci import documents, runtime
 from ..oci.runtime import Seccomp
 from ..runtime import bpf, capabilities, facts, idmap, process, seccomp, spec
 from ..runtime.idmap import IdMaps
-from . import etcfiles, mounting
+from . import etcfiles, mounting, network
 from .control import Message
 from .logs import LogWriter
 from .record import Network, Record, State
@@ -40,7 +40,8 @@ def practise() -> None:
     log = LogWriter(os.devnull)
     log.write("stdout", b"\n", 0)
     log.close()
-    hosts = etcfiles.hosts("127.0.0.1 localhost\n", Network(mode="user"), host=None, hostname="host", name="name")
+    plain = Network(mode="user")
+    hosts = etcfiles.hosts("127.0.0.1 localhost\n", plain, network.addresses(plain), hostname="host", name="name")
     made = spec.default_spec(
         args=("true",),
         env={"PATH": hosts[:1]},

@@ -44,6 +44,7 @@ def test_names(full: CommandLine) -> None:
     assert complete(full, "rcontain exec -it wo") == ["worker"]
     assert complete(full, "rcontain container rm wo") == ["worker"]
     assert complete(full, "rcontain --root /nowhere logs w") == []
+    assert complete(full, "rcontain run --network container:wo") == ["worker"]
 
 
 def test_files_are_the_shells_business(full: CommandLine) -> None:
@@ -57,7 +58,8 @@ def test_files_are_the_shells_business(full: CommandLine) -> None:
         ("rcontain run -v ", ["file,"]),
         ("rcontain run -v /srv:", []),
         ("rcontain --root ", ["dir,"]),
-        ("rcontain run --network n", ["plain,none"]),
+        ("rcontain run --network n", ["plain,none", "plain,ns:"]),
+        ("rcontain run --egress d", ["plain,deny", "plain,deny="]),
         ("rcontain run --userns k", ["plain,keep-id"]),
         ("rcontain run --cap-add CAP_NET_R", ["plain,CAP_NET_RAW"]),
         ("rcontain kill -s HU", ["plain,HUP"]),

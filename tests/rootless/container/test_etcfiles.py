@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from netns.settings import Settings
 from rootless.container.etcfiles import hosts, parse_resolv_conf, resolv_conf
 from rootless.container.record import Network
+
+PLAIN = Settings().addresses()
 
 HOST = """\
 127.0.0.1 localhost
@@ -27,41 +30,42 @@ def names(text: str) -> dict[str, str]:
 
 
 def test_user_network() -> None:
-    found = names(hosts(HOST, Network(mode="user"), host="192.0.2.77", hostname="box", name="calm_curie"))
+    found = names(hosts(HOST, Network(mode="user"), PLAIN, hostname="box", name="calm_curie"))
     assert found["localhost"] == "127.0.0.1" and found["machine"] == "127.0.1.1"
     assert found["box"] == found["calm_curie"] and found["box"].startswith("10.")
     assert found["host.containers.internal"] == found["host.docker.internal"] != found["box"]
-    assert found["host.containers.internal"] == "192.0.2.77"
+    assert found["host.containers.internal"] == "10.0.2.2"
     assert "bad" not in found and "line" not in found and "comment" not in found
 
 
 @pytest.mark.parametrize("mode", ["none", "host"])
 def test_other_networks(mode: str) -> None:
-    assert names(hosts(HOST, Network(mode=mode), host="192.0.2.77", hostname="box", name="x"))["box"] == "127.0.0.1"
+    assert names(hosts(HOST, Network(mode=mode), PLAIN, hostname="box", name="x"))["box"] == "127.0.0.1"
 
 
 def test_what_the_user_adds_comes_first() -> None:
     network = Network(mode="user", add_hosts=("machine:192.0.2.1", "six:2001:db8::1", "up:host-gateway"))
-    found = names(hosts(HOST, network, host="192.0.2.77", hostname="box", name="x"))
+    found = names(hosts(HOST, network, PLAIN, hostname="box", name="x"))
     assert (found["machine"], found["six"]) == ("192.0.2.1", "2001:db8::1")
     assert found["up"] == found["host.containers.internal"]
 
 
 def test_the_containers_names_are_not_the_hosts() -> None:
     """A container that is called as this machine is reaches itself by that name."""
-    found = names(hosts("192.0.2.9 box other\n", Network(mode="user"), host="192.0.2.77", hostname="box", name="x"))
+    found = names(hosts("192.0.2.9 box other\n", Network(mode="user"), PLAIN, hostname="box", name="x"))
     assert found["box"].startswith("10.") and found["other"] == "192.0.2.9"
 
 
-def test_a_host_without_an_address_is_reached_through_the_gateway() -> None:
-    found = names(hosts(HOST, Network(mode="user"), host=None, hostname="box", name="x"))
-    assert found["host.containers.internal"] == "10.0.2.2"
+def test_another_network() -> None:
+    addresses = Settings(cidr="192.168.7.0/24").addresses()
+    network = Network(mode="user", add_hosts=("up:host-gateway",))
+    found = names(hosts(HOST, network, addresses, hostname="box", name="x"))
+    assert found["host.containers.internal"] == found["up"] == "192.168.7.2" and found["box"] == "192.168.7.100"
+    assert resolv_conf("", network, addresses) == "nameserver 192.168.7.3\n"
 
 
 def test_no_hosts_file() -> None:
-    assert (
-        names(hosts("", Network(mode="none"), host="192.0.2.77", hostname="box", name="x"))["localhost"] == "127.0.0.1"
-    )
+    assert names(hosts("", Network(mode="none"), PLAIN, hostname="box", name="x"))["localhost"] == "127.0.0.1"
 
 
 def test_resolv_conf() -> None:
@@ -70,16 +74,19 @@ def test_resolv_conf() -> None:
         "search a.test b.test\noptions ndots:2 ; c\n"
     )
     assert parse_resolv_conf(text) == (["192.0.2.1", "fe80::1%eth0"], ["a.test", "b.test"], ["ndots:2"])
-    assert resolv_conf(text, Network(mode="host")).splitlines() == [
+    assert resolv_conf(text, Network(mode="host"), PLAIN).splitlines() == [
         "search a.test b.test",
         "nameserver 192.0.2.1",
         "nameserver fe80::1%eth0",
         "options ndots:2",
     ]
-    assert resolv_conf(text, Network(mode="user")).splitlines()[1:] == ["nameserver 10.0.2.3", "options ndots:2"]
+    assert resolv_conf(text, Network(mode="user"), PLAIN).splitlines()[1:] == ["nameserver 10.0.2.3", "options ndots:2"]
 
 
 def test_the_users_servers_and_domains() -> None:
+    """The relay of a user-mode network asks the user's servers: a container that asked them itself would pass it by."""
+    host = "nameserver 1.1.1.1\nsearch a\n"
     network = Network(mode="user", dns=("192.0.2.53",), dns_search=("x.test",))
-    assert resolv_conf("nameserver 1.1.1.1\nsearch a\n", network) == "search x.test\nnameserver 192.0.2.53\n"
-    assert resolv_conf("search a\n", Network(mode="user", dns_search=(".",))) == "nameserver 10.0.2.3\n"
+    assert resolv_conf(host, network, PLAIN) == "search x.test\nnameserver 10.0.2.3\n"
+    assert resolv_conf(host, Network(mode="none", dns=("192.0.2.53",)), PLAIN) == "search a\nnameserver 192.0.2.53\n"
+    assert resolv_conf("search a\n", Network(mode="user", dns_search=(".",)), PLAIN) == "nameserver 10.0.2.3\n"

@@ -1,0 +1,151 @@
+"""--network and its options, the networks of others, rules and captures; against sockets of the host."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.integration.test_network import GATEWAY, HOST, free_port, persistent_exchange, tcp_server
+from tests.integration.test_run import sh
+from tests.kit.command import Rcontain
+
+pytestmark = [
+    pytest.mark.userns,
+    pytest.mark.fuse,
+    pytest.mark.tun,
+    pytest.mark.registry,
+    pytest.mark.usefixtures("clean"),
+]
+
+
+def persistent(attempt: Callable[[], str]) -> str:
+    """The first answer of `attempt` that is not empty."""
+    for _ in range(100):
+        answer = attempt()
+        if answer:
+            return answer
+        threading.Event().wait(0.05)
+    return ""
+
+
+def test_the_users_options(auto_box: Rcontain, demo: str) -> None:
+    options = "mtu=1400,cidr=192.168.7.0/24,interface=eth7,mac=02:00:00:00:00:07,enable_ipv6=false"
+    script = "ip -o addr show dev eth7; ip route; cat /sys/class/net/eth7/mtu /sys/class/net/eth7/address /etc/hosts"
+    said = sh(auto_box, demo, script, "--network", f"user:{options}", "--name", "own")
+    assert "192.168.7.100/24" in said and "default via 192.168.7.2 dev eth7" in said and "inet6 fd" not in said
+    assert {"1400", "02:00:00:00:00:07"} <= set(said.split("\n"))
+    hosts = {tuple(line.split()) for line in said.split("\n")}
+    assert any(words[:1] == ("192.168.7.2",) and HOST in words for words in hosts)
+    assert any(words[:1] == ("192.168.7.100",) and "own" in words for words in hosts)
+
+
+@pytest.mark.parametrize("network", ["slirp4netns:mtu=1400,cidr=192.168.7.0/24", "pasta:-m,1400,-a,192.168.7.100"])
+def test_the_options_of_podmans_networks(auto_box: Rcontain, demo: str, network: str) -> None:
+    with tcp_server(lambda connection: connection.sendall(b"hello\n")) as port:
+        said = sh(auto_box, demo, f"ip -o addr; cat /sys/class/net/tap0/mtu; nc {HOST} {port}", "--network", network)
+    assert "192.168.7.100/24" in said and said.endswith("1400\nhello")
+
+
+def test_an_address_to_send_from(auto_box: Rcontain, demo: str) -> None:
+    """The host sees the connection come from there. (All of 127.0.0.0/8 is the host's own.)"""
+    peers: list[str] = []
+    network = "user:allow_host_loopback=true,outbound_addr=127.0.0.9"
+    with tcp_server(lambda connection: peers.append(connection.getpeername()[0]), "127.0.0.1") as port:
+        sh(auto_box, demo, f"nc {GATEWAY} {port}", "--network", network)
+    assert peers == ["127.0.0.9"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--network", "user:outbound_addr=192.0.2.77"], "cannot send from the address 192.0.2.77"),
+        (["--network", "user:outbound_addr=nolink0"], "cannot send from the interface nolink0"),
+        (["--network", "user:mtu=1"], "MTU of 1"),
+        (["--network", "pasta:-t,all"], 'pasta\'s ports "all"'),
+        (["--network", "container:nobody"], 'no container with name or ID "nobody"'),
+        (["--network", "ns:/no/such"], "cannot open the network namespace /no/such"),
+        (["--network", "ns:/dev/null"], "/dev/null is not a namespace"),
+        (["--network", "ns:/proc/self/ns/uts"], "not of a network"),
+        (["--network", "ns:/proc/1/ns/net"], "/proc/1/ns/net"),
+        (["--network", "none", "--egress", "deny"], "--egress needs the user-mode network"),
+        (["--egress", "permit=all"], "permit=all"),
+        (["--network-pcap", "/no/such/file"], "cannot write the capture /no/such/file"),
+    ],
+)
+def test_networks_that_cannot_be(auto_box: Rcontain, demo: str, flags: list[str], words: str) -> None:
+    result = auto_box("run", "--rm", *flags, demo, "true", check=False)
+    said = result.stderr.decode()
+    assert result.returncode == 125 and words in said and said.count("\n") <= 2, said
+
+
+@contextmanager
+def running(
+    box: Rcontain, demo: str, name: str, *flags: str, command: tuple[str, ...] = ("sleep", "1000")
+) -> Iterator[None]:
+    box("run", "-d", "--rm", "--name", name, *flags, demo, *command)
+    try:
+        yield
+    finally:
+        box("rm", "-f", "-t", "0", name)
+
+
+def test_the_network_of_another_container(auto_box: Rcontain, demo: str) -> None:
+    """As seen inside, and at work: on the other's loopback interface, on its ports, by its names."""
+    port = free_port()
+    serve = ("sh", "-c", "while :; do nc -l -p 80 -e echo first; done")
+    with running(auto_box, demo, "first", "-p", f"{port}:8000", "--add-host", "far:192.0.2.1", command=serve):
+        inode = auto_box.text("exec", "first", "readlink", "/proc/self/ns/net")
+        shares = ("--network", "container:first")
+        said = sh(auto_box, demo, "readlink /proc/self/ns/net; cat /proc/sys/kernel/hostname; cat /etc/hosts", *shares)
+        assert said.split("\n")[:2] == [inode, auto_box.text("exec", "first", "hostname")]
+        assert "192.0.2.1\tfar" in said
+        assert persistent(lambda: sh(auto_box, demo, "nc 127.0.0.1 80", *shares)) == "first"
+        with running(auto_box, demo, "second", *shares, command=("nc", "-l", "-p", "8000", "-e", "echo", "second")):
+            assert persistent_exchange(port, b"") == b"second\n"
+        shown = auto_box.text("container", "inspect", "first", "--format", "{{.Id}}")
+        with running(auto_box, demo, "third", *shares):
+            network = "{{.HostConfig.NetworkMode}} {{.NetworkSettings.IPAddress}}"
+            assert auto_box.text("inspect", "third", "--format", network) == f"container:{shown} 10.0.2.100"
+            assert auto_box.text("exec", "third", "readlink", "/proc/self/ns/net") == inode
+
+
+def test_power_over_the_network_of_another_container(auto_box: Rcontain, demo: str) -> None:
+    """Root may there what it may in the other: low ports, and with the capability the interfaces."""
+    with running(auto_box, demo, "first"):
+        shares = ("--network", "container:first")
+        listens = "nc -l -p 79 & until netstat -ltn | grep -q ':79 '; do kill -0 $! || exit; sleep 0.02; done; kill $!"
+        sh(auto_box, demo, f"{listens}; ls /sys/class/net/tap0", *shares)
+        sh(auto_box, demo, "ip link set tap0 mtu 1400", *shares, "--cap-add", "net_admin")
+        assert auto_box.text("exec", "first", "cat", "/sys/class/net/tap0/mtu") == "1400"
+        assert "mtu 1400" in sh(auto_box, demo, "ip -o link show tap0", *shares, "--userns", "keep-id")
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--dns", "192.0.2.1"], "conflicting options: dns and the network mode: container"),
+        (["--dns-search", "a"], "conflicting options: dns-search and the network mode: container"),
+        (["--add-host", "a:192.0.2.1"], "conflicting options: add-host and the network mode: container"),
+        (["-p", "80:80"], "Port mappings have no effect"),
+        ([], "cannot share the network of container first: it is not running"),
+    ],
+)
+def test_what_does_not_go_with_the_network_of_another(
+    auto_box: Rcontain, demo: str, flags: list[str], words: str
+) -> None:
+    auto_box("create", "--name", "first", demo, "true")
+    try:
+        result = auto_box("run", "--rm", "--network", "container:first", *flags, demo, "true", check=False)
+        assert words in result.stderr.decode() and result.returncode == 125
+    finally:
+        auto_box("rm", "first")
+
+
+def test_the_network_of_a_path(auto_box: Rcontain, demo: str) -> None:
+    with running(auto_box, demo, "first"):
+        pid = auto_box.text("inspect", "first", "--format", "{{.State.Pid}}")
+        said = sh(auto_box, demo, "ip -o addr show dev tap0", "--network", f"ns:/proc/{pid}/ns/net")
+        assert "10.0.2.100/24" in said
