@@ -26,16 +26,15 @@ def test_urgent_bytes_are_bytes() -> None:
             server = network.start(serve)
             port = network.reservations[0].port.host_port
             while True:
-                with socket.create_connection((HOST, port), PATIENCE, (OTHER, 0)) as sock:
-                    try:
-                        if sock.recv(1) != b"!":
-                            continue
-                    except ConnectionResetError:
-                        continue  # it does not listen yet
-                    sock.sendall(b"abc")
-                    sock.send(b"!", socket.MSG_OOB)
-                    sock.sendall(b"def")
-                    break
+                try:
+                    with socket.create_connection((HOST, port), PATIENCE, (OTHER, 0)) as sock:
+                        if sock.recv(1) == b"!":
+                            sock.sendall(b"abc")
+                            sock.send(b"!", socket.MSG_OOB)
+                            sock.sendall(b"def")
+                            break
+                except ConnectionResetError:
+                    continue  # it does not listen yet
             return bytes(server.wait())
 
     assert on_a_host(work) == b"abc!def"
