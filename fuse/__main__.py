@@ -75,6 +75,7 @@ def check(settings: CommandLine) -> None:
         raise UsageError(f"the upper directory {upper} and the work directory {work} must not be inside each other")
     if os.stat(upper).st_dev != os.stat(work).st_dev:
         raise UsageError(f"the work directory {work} is not on the file system of the upper directory {upper}")
+    lowers = [os.path.realpath(lower) for lower in settings.lowers]
     for what, path in (("the upper directory", upper), ("the work directory", work)):
         if os.statvfs(path).f_flag & os.ST_RDONLY:
             raise UsageError(f"{what} {path} is on a file system that is mounted read-only")
@@ -82,7 +83,7 @@ def check(settings: CommandLine) -> None:
             raise UsageError(f"{what} {path} is not yours to write to")
         if mountpoint != path and is_inside(mountpoint, path):
             raise UsageError(f"the mountpoint {mountpoint} must not be inside {what} {path}")
-        for lower in map(os.path.realpath, settings.lowers):
+        for lower in lowers:
             if is_inside(lower, path):
                 raise UsageError(f"the lower directory {lower} must not be inside {what} {path}")
 
