@@ -85,10 +85,19 @@ def serve(
         pass
     except (OSError, LayerError, RuntimeError) as error:
         if ready.told:
-            log.error("the overlay at %s ended: %s", mountpoint, error)
-        ready.failed(f"cannot mount the overlay at {mountpoint}: {error}")
+            log.error("the overlay at %s ended: %s", mountpoint, _reason(error))
+        ready.failed(f"cannot mount the overlay at {mountpoint}: {_reason(error)}")
         return False
     return True
+
+
+def _reason(error: BaseException) -> str:
+    """Why, in words. A file is named if that says something to a reader: no descriptor's, none in passing."""
+    if not isinstance(error, OSError) or error.strerror is None:
+        return str(error)
+    name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
+    tells = name.startswith("/") and not name.startswith("/proc/self/fd/")
+    return f"{error.strerror}: {name}" if tells else error.strerror
 
 
 def _open_upper(upper: str, work: str | None, ownership: Ownership, override: bytes, owners: Owners) -> UpperDirectory:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import stat
 from collections import OrderedDict, deque
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ from fuse.whiteout import is_reserved_name
 NAME_MAX = 255
 
 DIRECTORIES_HELD = 64
-"""How many directories are kept open in which files were made."""
+"""How many directories are kept open in which files were made, if that is no more than an eighth of all descriptors."""
 
 LONG_PATH = 1500
 """Bytes; half of the kernel's limit is left for a name and for /proc/self/fd/N before it."""
@@ -81,6 +82,8 @@ class Stack:
         """Whether the kernel's overlayfs is mounted over this: then attributes that it heeds are hidden."""
         self._moves = 0  # how often directories got another path, by which the paths kept are known to hold
         self._held: deque[Directory] = deque()  # those that are open in the upper, oldest first
+        self._descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._most_held = min(DIRECTORIES_HELD, self._descriptors // 8)
         self._unasked: OrderedDict[Inode, None] = OrderedDict()  # those open because of a read or write, oldest first
 
     @property
@@ -295,7 +298,7 @@ class Stack:
             flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
             directory.at = os.open(self._path(directory), flags, dir_fd=self._writable().fd)
             self._held.append(directory)
-            if len(self._held) > DIRECTORIES_HELD:
+            if len(self._held) > self._most_held:
                 oldest = self._held.popleft()
                 if oldest.at >= 0:
                     os.close(oldest.at)

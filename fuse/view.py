@@ -22,7 +22,8 @@ from fuse.whiteout import is_overlay_xattr, shown_xattr, stored_xattr
 from fuse.workdir import is_open_file
 
 OPEN_FILES = 256
-"""How many files that nobody opened are kept open after they were read or written."""
+"""How many files that nobody opened are kept open after they were read or written, if that is no more than a quarter of
+all descriptors."""
 
 RECALLED = 1024
 """How many files of archive layers stay objects after the kernel asked for something about them."""
@@ -51,6 +52,7 @@ class View(Stack):
         upper_owners: Owners | None = None,
     ) -> None:
         super().__init__(layers, upper, layer_owners=layer_owners, upper_owners=upper_owners)
+        self._most_open = min(OPEN_FILES, self._descriptors // 4)
         self._recalled: deque[Inode] = deque()
         self._glimpsed: tuple[int, LayerFile] | None = None  # what `glimpsed_parts` read last
         self._shown = ShownIds(self._layer_owners.uids), ShownIds(self._layer_owners.gids)
@@ -341,7 +343,7 @@ class View(Stack):
         """Have a file open that nobody opened; where there are too many, the first of them is closed."""
         unasked = self._unasked
         unasked[inode] = None
-        if len(unasked) > OPEN_FILES:
+        if len(unasked) > self._most_open:
             oldest, _ = unasked.popitem(last=False)
             if oldest.opens == 0 and (oldest.anchor >= 0 or not oldest.nameless) and oldest.file is not None:
                 oldest.file.close()

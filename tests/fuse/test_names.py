@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import socket
 import stat
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -290,6 +291,19 @@ def test_a_removed_directory_that_is_in_use(folder: str) -> None:
 
 def open_files() -> int:
     return len(os.listdir("/proc/self/fd"))
+
+
+@pytest.fixture
+def few_descriptors() -> Iterator[None]:
+    """A limit that is soon reached: what is open already and 60."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 60, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_what_is_kept_open_leaves_descriptors_for_others(tmp_path: Path, few_descriptors: None) -> None:
+    test_what_is_made_is_kept_open_for_a_while(tmp_path)
 
 
 def test_what_is_made_is_kept_open_for_a_while(tmp_path: Path) -> None:
