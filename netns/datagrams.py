@@ -1,33 +1,52 @@
-"""The host's side of UDP flows: one socket each, moved by the driver's loop."""
+"""The host's side of UDP flows: one socket each, moved by the driver's loop.
+
+What the guest's IP header asks for is asked of the host's socket: how many routers a datagram may cross (one less than
+it says, since we are one) and that it is not cut. What ICMP says on the host's network comes back through the socket's
+queue of errors, and the guest hears the same, from the same address.
+"""
 
 from __future__ import annotations
 
+import errno
 import select
 import socket
 from typing import TYPE_CHECKING
 
+from netns import errorqueue
+from netns.icmperrors import offender, passed_on, quote_datagram, unreachable
 from netns.reach import HostAddress
 from netns.udp import UdpFlow
 from netns.wire.error import Buffer
 
 if TYPE_CHECKING:
     from netns.driver import Driver
+    from netns.errorqueue import QueuedError
 
 _DATAGRAMS = 32  # before the other flows have their turn
+_HOP_LIMIT = 64  # what guests send unless they look for a path; the host's own default is as good
+_ETHERNET = 1500 - 28  # bytes of payload that fit Ethernet's MTU with IPv4's header and UDP's
+_ETHERNET6 = 1500 - 48
+_RECEIVE_BUFFER = 1 << 20  # bytes; the kernel takes what net.core.rmem_max allows
 
 
 class UdpRelay:
-    """A host socket connected to the far end of `flow`, so that refusals come back; it owns the socket."""
+    """A host socket connected to the far end of `flow`; it owns the socket."""
 
-    __slots__ = ("_driver", "_flow", "_sock")
+    __slots__ = ("_driver", "_ethernet", "_flow", "_hop_limit", "_sock", "_strict", "_target")
 
     def __init__(self, driver: Driver, flow: UdpFlow, address: HostAddress) -> None:
         """Raises OSError where the host has no way to `address`."""
         self._driver = driver
         self._flow = flow
+        self._target = address[0]
+        self._hop_limit = _HOP_LIMIT
+        self._strict = False
+        self._ethernet = _ETHERNET if len(flow.guest) == 4 else _ETHERNET6
         family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self._sock = driver.open_socket(family, socket.SOCK_DGRAM)
         try:
+            errorqueue.enable(self._sock)
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
             self._sock.connect(address)
             driver.watch(self._sock, select.EPOLLIN, self.on_io)
         except OSError:
@@ -37,27 +56,75 @@ class UdpRelay:
 
     def forward(self, payload: Buffer) -> None:
         """Send one payload; a datagram that cannot leave is lost, as on any network."""
+        flow = self._flow
+        try:
+            if flow.hop_limit != self._hop_limit:
+                self._set_hop_limit(flow.hop_limit)
+            # A guest's kernel forbids to cut everything that fits our link, whose MTU may be far larger than any
+            # network's. Of what is larger than Ethernet's we only believe it where a path is being looked for; the
+            # rest is cut, as it would have been by a guest on an ordinary link.
+            strict = flow.dont_fragment and (len(payload) <= self._ethernet or flow.hop_limit != _HOP_LIMIT)
+            if strict is not self._strict:
+                self._strict = strict
+                errorqueue.forbid_fragments(self._sock, strict)
+            self._sock.send(payload)
+        except BlockingIOError:
+            self._driver.lost += 1
+        except OSError as error:
+            self._send_again(payload, error)
+
+    def _set_hop_limit(self, hops: int) -> None:
+        self._hop_limit = hops
+        errorqueue.set_hop_limit(self._sock, -1 if hops == _HOP_LIMIT else max(1, hops - 1))
+
+    def _send_again(self, payload: Buffer, error: OSError) -> None:
+        """What `send` raised may be about an earlier datagram; then this one has not been tried yet."""
+        reported = self._pass_errors_on(payload)
+        if error.errno == errno.EMSGSIZE:
+            return
         try:
             self._sock.send(payload)
-        except ConnectionRefusedError:
-            self._driver.stack.send_unreachable(self._flow, port=True)
-        except OSError:
+        except BlockingIOError:
             self._driver.lost += 1
+        except OSError as again:
+            self._driver.lost += 1
+            if not self._pass_errors_on(payload) and not reported:
+                self._unreachable(again)
 
     def on_io(self, mask: int) -> None:
         """The socket is ready."""
+        # First, since receiving takes an error away that is pending, and would be all that is left of it.
+        reported = self._pass_errors_on() if mask & select.EPOLLERR else False
         for _ in range(_DATAGRAMS):
             try:
                 payload = self._sock.recv(65535)
             except BlockingIOError:
                 return
-            except ConnectionRefusedError:
-                self._driver.stack.send_unreachable(self._flow, port=True)
-                return
-            except OSError:
-                self._driver.stack.send_unreachable(self._flow)
+            except OSError as error:
+                if not self._pass_errors_on() and not reported:
+                    self._unreachable(error)
                 return
             self._driver.stack.send_datagram(self._flow, payload, self._driver.now)
+
+    def _pass_errors_on(self, sent: Buffer = b"") -> bool:
+        """Tell the guest what is in the queue of errors; whether there was anything."""
+        queue = errorqueue.drain(self._sock)
+        for queued in queue:
+            self._pass_on(queued, queued.payload or sent)
+        return bool(queue)
+
+    def _pass_on(self, queued: QueuedError, payload: Buffer) -> None:
+        flow, driver = self._flow, self._driver
+        error = passed_on(queued, six=len(flow.guest) == 16)
+        if error is not None:
+            source = offender(queued, flow.far, self._target, driver.reach)
+            driver.stack.send_error(error, quote_datagram(flow, payload), source=source, now=driver.now)
+
+    def _unreachable(self, error: OSError) -> None:
+        flow, driver = self._flow, self._driver
+        said = unreachable(error.errno or errno.EHOSTUNREACH, six=len(flow.guest) == 16)
+        source = flow.far if said.by_the_far_end else None
+        driver.stack.send_error(said, quote_datagram(flow), source=source, now=driver.now)
 
     def expired(self) -> None:
         """The flow is forgotten."""

@@ -47,13 +47,18 @@ class UdpExpired:
 
 @dataclass(slots=True)
 class EchoRequested:
-    """The guest pings `far`, an address that is not on the link. `payload` is valid until the next frame."""
+    """The guest pings `far`, an address that is not on the link. `payload` is valid until the next frame.
+
+    `hop_limit` and `dont_fragment` are what the packet's header asks for.
+    """
 
     guest: bytes
     far: bytes
     identifier: int
     number: int
     payload: Buffer
+    hop_limit: int = 64
+    dont_fragment: bool = False
 
 
 Event = TcpOpened | TcpReceived | TcpReady | Datagram | UdpExpired | EchoRequested

@@ -4,16 +4,28 @@ ARP, NDP, DHCP, RA     answered here
 echo to our addresses  answered here; to others an event
 UDP                    a flow per pair of ports; payloads are events
 TCP                    whoever inherits this
+anything else          an ICMP error, as is a packet that may cross no router: our addresses are on the link, all
+                       others behind one
 """
 
 from __future__ import annotations
 
+import errno
 import struct
 from abc import ABC, abstractmethod
 
 from netns.configuration import dhcp_answer
 from netns.events import Datagram, EchoRequested, Event, UdpExpired
 from netns.fragments import Fragments
+from netns.icmperrors import (
+    ErrorLimit,
+    IcmpError,
+    is_error,
+    quote_datagram,
+    time_exceeded,
+    unknown_protocol,
+    unreachable,
+)
 from netns.link import Frame, Link
 from netns.settings import Addresses
 from netns.tcp.flow import TcpFlow, flow_key
@@ -27,7 +39,7 @@ from netns.wire.ethernet import HEADER_LENGTH as ETHERNET_LENGTH
 from netns.wire.icmp import IcmpMessage
 from netns.wire.icmpv6 import Icmpv6Message
 from netns.wire.ipv4 import PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, Ipv4Packet
-from netns.wire.ipv6 import NEXT_FRAGMENT, NEXT_ICMPV6, Ipv6Fragment, Ipv6Packet
+from netns.wire.ipv6 import NEXT_FRAGMENT, NEXT_ICMPV6, NEXT_NONE, Ipv6Fragment, Ipv6Packet, step_over
 from netns.wire.udp import UdpDatagram
 from netns.wire.vnet import DATA_VALID, NEEDS_CSUM, PLAIN
 from netns.wire.vnet import HEADER_LENGTH as VNET_LENGTH
@@ -39,6 +51,7 @@ _CHECKED = NEEDS_CSUM | DATA_VALID
 _ROUTER_LINK_LOCAL = bytes.fromhex("fe80") + bytes(13) + b"\x02"
 _ALL_NODES = bytes.fromhex("ff02") + bytes(13) + b"\x01"
 _MASK = 0xFFFFFFFF
+_QUOTED = 1280  # no error quotes more
 
 
 class Internet(ABC):
@@ -52,8 +65,11 @@ class Internet(ABC):
         self._dns = dns
         self._advertise = advertise
         self._fragments = Fragments()
+        self._limit = ErrorLimit()
+        self._now = 0.0
         self._events: list[Event] = []
         self._frames: list[Frame] = []
+        self._dhcp = {b"\xff" * 4, addresses.broadcast, addresses.gateway}
         self._ours = {addresses.gateway, addresses.resolver}
         if addresses.gateway6 is not None and addresses.resolver6 is not None:
             self._ours |= {addresses.gateway6, addresses.resolver6, _ROUTER_LINK_LOCAL}
@@ -62,6 +78,7 @@ class Internet(ABC):
 
     def receive(self, frame: Buffer, now: float) -> None:
         """One frame from the TAP, virtio header included."""
+        self._now = now
         try:
             self._receive(memoryview(frame), now)
         except WireError:
@@ -81,7 +98,7 @@ class Internet(ABC):
         key = flow_key(guest, far, guest_port, far_port)
         flow = self.udp.use(key, now)
         if flow is None:
-            flow = UdpFlow(guest, guest_port, far, far_port)
+            flow = UdpFlow(guest, guest_port, far, far_port, inbound=True)
             self._add_udp(flow, now)
         return flow
 
@@ -91,6 +108,11 @@ class Internet(ABC):
 
     def send_datagram(self, flow: UdpFlow, payload: bytes, now: float) -> None:
         """Send `payload` to the guest from the flow's far end."""
+        if not flow.heard:
+            flow.heard = True
+            if flow.spoke:
+                self.udp.answered(flow)
+        flow.to_guest += len(payload)
         self.udp.use(flow.key, now)
         self._frames += self.link.datagram(flow.far, flow.far_port, flow.guest, flow.guest_port, payload)
 
@@ -98,32 +120,42 @@ class Internet(ABC):
         """Answer the guest's ping in the name of `far`."""
         if len(guest) == 4:
             message = IcmpMessage(icmp.ECHO_REPLY, 0, identifier, number, payload).to_bytes()
-            self._frames.append(self.link.packet(far, guest, PROTOCOL_ICMP, message))
+            self._frames += self.link.packets(far, guest, PROTOCOL_ICMP, message)
         else:
             answer = Icmpv6Message(icmpv6.ECHO_REPLY, 0, identifier, number, payload).to_bytes(far, guest)
-            self._frames.append(self.link.packet(far, guest, NEXT_ICMPV6, answer))
+            self._frames += self.link.packets(far, guest, NEXT_ICMPV6, answer)
 
-    def send_unreachable(self, flow: TcpFlow | UdpFlow, *, port: bool = False, prohibited: bool = False) -> None:
-        """Tell the guest by ICMP that the flow's far end cannot be reached."""
-        tcp = isinstance(flow, TcpFlow)
-        protocol = PROTOCOL_TCP if tcp else PROTOCOL_UDP
-        # The guest's kernel finds the socket by the quoted ports, and for TCP checks the quoted sequence number.
-        seq = flow.connection.window.nxt - 1 & _MASK if isinstance(flow, TcpFlow) else 0x00080000
-        quoted = struct.pack("!HHI", flow.guest_port, flow.far_port, seq)
-        gateway = self.addresses.gateway if len(flow.guest) == 4 else self.addresses.gateway6
-        if gateway is None:
-            return
-        if len(flow.guest) == 4:
-            code = icmp.PORT if port else icmp.PROHIBITED if prohibited else icmp.HOST
-            packet = Ipv4Packet(flow.guest, flow.far, protocol, quoted).to_bytes()
-            message = icmp.unreachable(code, packet).to_bytes()
-            self._frames.append(self.link.packet(flow.far if port else gateway, flow.guest, PROTOCOL_ICMP, message))
+    def send_error(
+        self, error: IcmpError, quoted: bytes, *, source: bytes | None = None, now: float | None = None
+    ) -> None:
+        """Tell the guest of an error about a packet of its own, unless there were many of late.
+
+        It comes from `source`, or from the gateway.
+        """
+        four = quoted[0] >> 4 == 4
+        guest = quoted[12:16] if four else quoted[8:24]
+        origin = source or (self.addresses.gateway if four else self.addresses.gateway6)
+        if origin is not None and self._limit.allows(self._now if now is None else now):
+            message = error.message(origin, guest, quoted)
+            self._frames.append(self.link.packet(origin, guest, PROTOCOL_ICMP if four else NEXT_ICMPV6, message))
+
+    def send_unreachable(
+        self, flow: TcpFlow | UdpFlow, *, port: bool = False, prohibited: bool = False, net: bool = False
+    ) -> None:
+        """Tell the guest by ICMP that the flow's far end cannot be reached: the host, unless something else is said."""
+        four = len(flow.guest) == 4
+        if isinstance(flow, UdpFlow):
+            quoted = quote_datagram(flow)
         else:
-            code = icmpv6.PORT if port else icmpv6.PROHIBITED if prohibited else icmpv6.ADDRESS
-            source = flow.far if port else gateway
-            packet = Ipv6Packet(flow.guest, flow.far, protocol, quoted + bytes(12)).to_bytes()
-            answer = icmpv6.unreachable(code, packet).to_bytes(source, flow.guest)
-            self._frames.append(self.link.packet(source, flow.guest, NEXT_ICMPV6, answer))
+            # The guest's kernel finds the socket by the quoted ports, and checks the quoted sequence number.
+            segment = struct.pack("!HHI12x", flow.guest_port, flow.far_port, flow.connection.window.nxt - 1 & _MASK)
+            if four:
+                quoted = Ipv4Packet(flow.guest, flow.far, PROTOCOL_TCP, segment).to_bytes()
+            else:
+                quoted = Ipv6Packet(flow.guest, flow.far, PROTOCOL_TCP, segment).to_bytes()
+        number = errno.EACCES if prohibited else errno.ENETUNREACH if net else errno.EHOSTUNREACH
+        error = unreachable(errno.ECONNREFUSED if port else number, six=not four)
+        self.send_error(error, quoted, source=flow.far if port else None)
 
     def forget_udp(self, flow: UdpFlow) -> None:
         """The owner is done with `flow`."""
@@ -157,42 +189,73 @@ class Internet(ABC):
     def _on_ipv4(self, data: memoryview, checked: bool, now: float) -> None:
         packet = Ipv4Packet.parse(data)
         payload = packet.payload
-        if packet.more_fragments or packet.fragment_offset:
-            name = (packet.source, packet.destination, packet.protocol, packet.identification)
+        protocol = packet.protocol
+        if packet.ttl <= 1 and not self._is_delivered(packet.destination):
+            if not packet.fragment_offset and not (protocol == PROTOCOL_ICMP and _says_error(payload, six=False)):
+                self._reject(packet.source, packet.destination, time_exceeded(six=False), data)
+            return
+        cut = packet.more_fragments or packet.fragment_offset > 0
+        if cut:
+            name = (packet.source, packet.destination, protocol, packet.identification)
             whole = self._fragments.add(name, packet.fragment_offset, packet.more_fragments, payload, now)
             if whole is None:
                 return
             payload, checked = whole, False
-        if packet.protocol == PROTOCOL_TCP:
+        if protocol == PROTOCOL_TCP:
             self._on_tcp(packet.source, packet.destination, payload, checked, now)
-        elif packet.protocol == PROTOCOL_UDP:
-            self._on_udp(packet.source, packet.destination, payload, checked, now)
-        elif packet.protocol == PROTOCOL_ICMP:
+        elif protocol == PROTOCOL_UDP:
+            self._on_udp(packet, packet.ttl, packet.dont_fragment and not cut, payload, checked, now)
+        elif protocol == PROTOCOL_ICMP:
             message = IcmpMessage.parse(payload)
             if message.kind == icmp.ECHO_REQUEST:
-                self._on_echo(packet.source, packet.destination, message)
+                self._on_echo(packet, packet.ttl, packet.dont_fragment and not cut, message)
+        elif not cut:
+            self._reject(packet.source, packet.destination, unknown_protocol(0, six=False), data)
 
     def _on_ipv6(self, data: memoryview, checked: bool, now: float) -> None:
         packet = Ipv6Packet.parse(data)
         payload = packet.payload
         protocol = packet.next_header
+        cut = False
+        if packet.hop_limit <= 1 and not self._is_delivered(packet.destination):
+            first = protocol != NEXT_FRAGMENT or not Ipv6Fragment.parse(payload).offset
+            if first and not (protocol == NEXT_ICMPV6 and _says_error(payload, six=True)):
+                self._reject(packet.source, packet.destination, time_exceeded(six=True), data)
+            return
         if protocol == NEXT_FRAGMENT:
             part = Ipv6Fragment.parse(payload)
-            name = (packet.source, packet.destination, part.next_header, part.identification)
-            whole = self._fragments.add(name, part.offset, part.more, part.payload, now)
-            if whole is None:
-                return
-            protocol, payload, checked = part.next_header, whole, False
+            payload = part.payload
+            if part.more or part.offset:
+                cut = True
+                name = (packet.source, packet.destination, part.next_header, part.identification)
+                whole = self._fragments.add(name, part.offset, part.more, payload, now)
+                if whole is None:
+                    return
+                payload, checked = whole, False
+            # RFC 6946: a fragment that is all there is meets no others. Destination options may follow either way.
+            protocol, payload, _ = step_over(part.next_header, payload)
         if protocol == PROTOCOL_TCP:
             self._on_tcp(packet.source, packet.destination, payload, checked, now)
         elif protocol == PROTOCOL_UDP:
-            self._on_udp(packet.source, packet.destination, payload, checked, now)
+            self._on_udp(packet, packet.hop_limit, not cut, payload, checked, now)
         elif protocol == NEXT_ICMPV6:
-            self._on_icmpv6(packet, Icmpv6Message.parse(payload, packet.source, packet.destination))
+            self._on_icmpv6(packet, Icmpv6Message.parse(payload, packet.source, packet.destination), cut)
+        elif protocol == packet.next_header != NEXT_NONE:
+            error = unknown_protocol(packet.next_header_at, six=True)
+            self._reject(packet.source, packet.destination, error, data)
 
-    def _on_icmpv6(self, packet: Ipv6Packet, message: Icmpv6Message) -> None:
+    def _is_delivered(self, destination: bytes) -> bool:
+        """Whether no router is between the guest and `destination`: ours, or not one host's at all."""
+        return destination in self._ours or destination == self.addresses.broadcast or not is_unicast(destination)
+
+    def _reject(self, source: bytes, destination: bytes, error: IcmpError, data: memoryview) -> None:
+        """An error about the packet `data`, unless that was for many or came from nobody (RFC 1122 section 3.2.2)."""
+        if is_unicast(source) and is_unicast(destination) and destination != self.addresses.broadcast:
+            self.send_error(error, bytes(data[:_QUOTED]))
+
+    def _on_icmpv6(self, packet: Ipv6Packet, message: Icmpv6Message, cut: bool) -> None:
         if message.kind == icmpv6.ECHO_REQUEST:
-            self._on_echo(packet.source, packet.destination, message)
+            self._on_echo(packet, packet.hop_limit, not cut, message)
         elif message.kind == icmpv6.NEIGHBOUR_SOLICITATION and packet.hop_limit == 255:
             target = icmpv6.solicited_target(message)
             if target not in self._ours:
@@ -209,24 +272,42 @@ class Internet(ABC):
             body = offer.to_bytes(_ROUTER_LINK_LOCAL, _ALL_NODES)
             self._frames.append(self.link.packet(_ROUTER_LINK_LOCAL, _ALL_NODES, NEXT_ICMPV6, body, 255))
 
-    def _on_echo(self, source: bytes, destination: bytes, message: IcmpMessage | Icmpv6Message) -> None:
+    def _on_echo(
+        self, packet: Ipv4Packet | Ipv6Packet, hop_limit: int, whole: bool, message: IcmpMessage | Icmpv6Message
+    ) -> None:
+        source, destination = packet.source, packet.destination
         if destination in self._ours:
             self.send_echo_reply(source, destination, message.first, message.second, bytes(message.payload))
-        elif is_unicast(destination):
-            self._events.append(EchoRequested(source, destination, message.first, message.second, message.payload))
+        elif is_unicast(destination) and is_unicast(source):
+            self._events.append(
+                EchoRequested(
+                    source, destination, message.first, message.second, message.payload, hop_limit, dont_fragment=whole
+                )
+            )
 
-    def _on_udp(self, source: bytes, destination: bytes, data: Buffer, checked: bool, now: float) -> None:
+    def _on_udp(
+        self, packet: Ipv4Packet | Ipv6Packet, hop_limit: int, whole: bool, data: Buffer, checked: bool, now: float
+    ) -> None:
+        source, destination = packet.source, packet.destination
         datagram = UdpDatagram.parse(data, None if checked else (source, destination))
-        if datagram.destination_port == dhcp.SERVER_PORT and len(source) == 4:
+        if datagram.destination_port == dhcp.SERVER_PORT and destination in self._dhcp:
             self._on_dhcp(datagram)
             return
         if not is_unicast(destination) or destination == self.addresses.broadcast or not is_unicast(source):
             return
-        key = source + destination + bytes(data[:4])
-        flow = self.udp.use(key, now)
+        head = bytes(data[:8])
+        flow = self.udp.use(source + destination + head[:4], now)
         if flow is None:
             flow = UdpFlow(source, datagram.source_port, destination, datagram.destination_port)
             self._add_udp(flow, now)
+        flow.head = head
+        flow.hop_limit = hop_limit
+        flow.dont_fragment = whole
+        flow.from_guest += len(datagram.payload)
+        if not flow.spoke:
+            flow.spoke = True
+            if flow.heard:
+                self.udp.answered(flow)
         self._events.append(Datagram(flow, datagram.payload))
 
     def _on_dhcp(self, datagram: UdpDatagram) -> None:
@@ -252,3 +333,7 @@ def is_unicast(address: bytes) -> bool:
     if len(address) == 4:
         return 0 < address[0] < 224
     return address[0] != 0xFF and any(address)
+
+
+def _says_error(message: Buffer, *, six: bool) -> bool:
+    return not len(message) or is_error(message[0], six=six)

@@ -52,13 +52,19 @@ class Link:
         head = Ipv6Packet(source, destination, protocol, b"", hop_limit).header(len(payload))
         return (PLAIN + self.ethernet6 + head + payload,)
 
+    def packets(self, source: bytes, destination: bytes, protocol: int, payload: bytes) -> list[Frame]:
+        """The same, in fragments where it is larger than the link's MTU."""
+        if len(payload) + (ipv4.HEADER_LENGTH if len(source) == 4 else ipv6.HEADER_LENGTH) > self.mtu:
+            return self._fragments(source, destination, protocol, payload)
+        return [self.packet(source, destination, protocol, payload)]
+
     def datagram(self, source: bytes, source_port: int, destination: bytes, port: int, payload: bytes) -> list[Frame]:
         """A UDP datagram, in fragments where it is larger than the link's MTU."""
         record = UdpDatagram(source_port, port, payload)
         length = udp.HEADER_LENGTH + len(payload)
         four = len(source) == 4
         if length + (ipv4.HEADER_LENGTH if four else ipv6.HEADER_LENGTH) > self.mtu:
-            return self._fragments(source, destination, record.to_bytes(source, destination))
+            return self._fragments(source, destination, ipv4.PROTOCOL_UDP, record.to_bytes(source, destination))
         upper = record.header(pseudo_sum(source, destination, ipv4.PROTOCOL_UDP, length))
         if four:
             head = Ipv4Packet(source, destination, ipv4.PROTOCOL_UDP, b"").header(length)
@@ -66,22 +72,22 @@ class Link:
         head = Ipv6Packet(source, destination, ipv6.NEXT_UDP, b"").header(length)
         return [(_UDP6_BYTES + self.ethernet6 + head + upper, payload)]
 
-    def _fragments(self, source: bytes, destination: bytes, datagram: bytes) -> list[Frame]:
+    def _fragments(self, source: bytes, destination: bytes, protocol: int, payload: bytes) -> list[Frame]:
         self._identification = identification = self._identification + 1 & 0xFFFF
         four = len(source) == 4
         overhead = ipv4.HEADER_LENGTH if four else ipv6.HEADER_LENGTH + ipv6.FRAGMENT_LENGTH
         step = (self.mtu - overhead) & ~7
         result: list[Frame] = []
-        for offset in range(0, len(datagram), step):
-            part = datagram[offset : offset + step]
-            more = offset + step < len(datagram)
+        for offset in range(0, len(payload), step):
+            part = payload[offset : offset + step]
+            more = offset + step < len(payload)
             if four:
                 packet = Ipv4Packet(
-                    source, destination, ipv4.PROTOCOL_UDP, part, 64, identification, False, more, offset
+                    source, destination, protocol, part, 64, identification, False, more, offset
                 ).to_bytes()
                 result.append((PLAIN + self.ethernet4 + packet,))
             else:
-                fragment = Ipv6Fragment(ipv6.NEXT_UDP, offset, more, identification, part).to_bytes()
+                fragment = Ipv6Fragment(protocol, offset, more, identification, part).to_bytes()
                 packet = Ipv6Packet(source, destination, NEXT_FRAGMENT, fragment).to_bytes()
                 result.append((PLAIN + self.ethernet6 + packet,))
         return result

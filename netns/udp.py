@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import struct
 from collections import OrderedDict
+from collections.abc import Iterator
 from typing import Protocol
 
 from netns.tcp.flow import flow_key
 from netns.wire.error import Buffer
 
-IDLE_SECONDS = 120.0  # RFC 4787 requirement 5: at least two minutes
+IDLE_SECONDS = 30.0  # of a flow that only one end has spoken in, as Linux's conntrack has it
+ANSWERED_SECONDS = 120.0  # RFC 4787 requirement 5: at least two minutes
+NAMES_SECONDS = 10.0  # of an answered flow to a name server, which serves one question
+
 _MAX_FLOWS = 4096
+_NAMES_PORT = 53
+_HOP_LIMIT = 64  # what guests send, unless they look for a path
+_HEAD = struct.Struct("!HHHH")
 
 
 class DatagramRelay(Protocol):
@@ -23,34 +31,54 @@ class DatagramRelay(Protocol):
 
 
 class UdpFlow:
-    """Datagrams between a port of the guest and one far port. Times are those of the stack's clock."""
+    """Datagrams between a port of the guest and one far port. Times are those of the stack's clock.
+
+    `head`, `hop_limit` and `dont_fragment` are of the guest's last datagram: its UDP header, and what its IP header
+    asked for. `inbound` says that the far end spoke first; `spoke` and `heard` that the guest has, and was spoken to.
+    """
 
     __slots__ = (
-        "far", "far_port", "from_guest", "guest", "guest_port", "key", "last_used", "relay", "since", "to_guest",
+        "_queue", "dont_fragment", "far", "far_port", "from_guest", "guest", "guest_port", "head", "heard", "hop_limit",
+        "inbound", "key", "last_used", "relay", "since", "spoke", "to_guest",
     )  # fmt: skip
 
-    def __init__(self, guest: bytes, guest_port: int, far: bytes, far_port: int) -> None:
+    def __init__(self, guest: bytes, guest_port: int, far: bytes, far_port: int, *, inbound: bool = False) -> None:
         self.guest = guest
         self.guest_port = guest_port
         self.far = far
         self.far_port = far_port
+        self.inbound = inbound
         self.key = flow_key(guest, far, guest_port, far_port)
         self.last_used = self.since = 0.0
-        self.from_guest = self.to_guest = 0  # bytes that the relay has moved
+        self.from_guest = self.to_guest = 0  # bytes of payload
+        self.head = _HEAD.pack(guest_port, far_port, _HEAD.size, 0)
+        self.hop_limit = _HOP_LIMIT
+        self.dont_fragment = self.spoke = self.heard = False
         self.relay: DatagramRelay | None = None
+        self._queue: OrderedDict[UdpFlow, None] | None = None
 
     def __repr__(self) -> str:
         return f"<UdpFlow {self.guest.hex()}:{self.guest_port} {self.far.hex()}:{self.far_port}>"
 
 
 class UdpFlows:
-    """The table of flows, least recently used first; never more than a few thousand."""
+    """The table of flows; never more than a few thousand.
 
-    __slots__ = ("_flows", "_limit")
+    Flows stand in one of three queues, least recently used first: unanswered, answered, and answered by a name server.
+    The unanswered make room for others before the answered do, so that a guest that tries every port of the world
+    loses none of its conversations.
+    """
+
+    __slots__ = ("_flows", "_limit", "_queues")
 
     def __init__(self, limit: int = _MAX_FLOWS) -> None:
-        self._flows: OrderedDict[bytes, UdpFlow] = OrderedDict()
+        self._flows: dict[bytes, UdpFlow] = {}
         self._limit = limit
+        self._queues: tuple[tuple[OrderedDict[UdpFlow, None], float], ...] = (
+            (OrderedDict(), IDLE_SECONDS),
+            (OrderedDict(), NAMES_SECONDS),
+            (OrderedDict(), ANSWERED_SECONDS),
+        )
 
     def __len__(self) -> int:
         return len(self._flows)
@@ -58,39 +86,69 @@ class UdpFlows:
     def __contains__(self, key: bytes) -> bool:
         return key in self._flows
 
+    def __iter__(self) -> Iterator[UdpFlow]:
+        return iter(self._flows.values())
+
     def use(self, key: bytes, now: float) -> UdpFlow | None:
         """The flow of that name, which thereby counts as used."""
         flow = self._flows.get(key)
         if flow is not None:
             flow.last_used = now
-            self._flows.move_to_end(key)
+            if flow._queue is not None:
+                flow._queue.move_to_end(flow)
         return flow
 
     def add(self, flow: UdpFlow, now: float) -> UdpFlow | None:
         """Remember `flow`; the flow that had to make room for it, if one had to."""
-        evicted = self._flows.popitem(last=False)[1] if len(self._flows) >= self._limit else None
-        flow.last_used = now
+        evicted = self.evict() if len(self._flows) >= self._limit else None
+        flow.last_used = flow.since = now
         self._flows[flow.key] = flow
+        self._enter(flow, self._queues[0][0])
         return evicted
+
+    def answered(self, flow: UdpFlow) -> None:
+        """Both ends have spoken in `flow`, just now."""
+        if self._flows.get(flow.key) is flow:
+            names = flow.far_port == _NAMES_PORT or (flow.inbound and flow.guest_port == _NAMES_PORT)
+            self._enter(flow, self._queues[1 if names else 2][0])
+
+    def evict(self) -> UdpFlow | None:
+        """Remove and return the flow that is missed least; None where there is none."""
+        for queue, _ in self._queues:
+            if queue:
+                flow = next(iter(queue))
+                self.forget(flow)
+                return flow
+        return None
 
     def forget(self, flow: UdpFlow) -> None:
         """Remove `flow`, if it is still known."""
         if self._flows.get(flow.key) is flow:
             del self._flows[flow.key]
+            if flow._queue is not None:
+                del flow._queue[flow]
+                flow._queue = None
 
     def expire(self, now: float) -> list[UdpFlow]:
         """Remove and return the flows that were idle too long."""
         result: list[UdpFlow] = []
-        while self._flows:
-            flow = next(iter(self._flows.values()))
-            if flow.last_used + IDLE_SECONDS > now:
-                break
-            del self._flows[flow.key]
-            result.append(flow)
+        for queue, seconds in self._queues:
+            while queue:
+                flow = next(iter(queue))
+                if flow.last_used + seconds > now:
+                    break
+                self.forget(flow)
+                result.append(flow)
         return result
 
     def deadline(self) -> float | None:
         """When the next flow expires."""
-        if not self._flows:
-            return None
-        return next(iter(self._flows.values())).last_used + IDLE_SECONDS
+        due = [next(iter(queue)).last_used + seconds for queue, seconds in self._queues if queue]
+        return min(due) if due else None
+
+    @staticmethod
+    def _enter(flow: UdpFlow, queue: OrderedDict[UdpFlow, None]) -> None:
+        if flow._queue is not None:
+            del flow._queue[flow]
+        flow._queue = queue
+        queue[flow] = None

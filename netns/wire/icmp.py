@@ -15,12 +15,18 @@ ECHO_REPLY = 0
 UNREACHABLE = 3
 ECHO_REQUEST = 8
 TIME_EXCEEDED = 11
+PARAMETER_PROBLEM = 12
+ERRORS = frozenset({UNREACHABLE, 4, 5, TIME_EXCEEDED, PARAMETER_PROBLEM})  # source quench and redirect among them
 
 # Codes of UNREACHABLE
 NET = 0
 HOST = 1
+PROTOCOL = 2
 PORT = 3
+FRAGMENTATION_NEEDED = 4
 PROHIBITED = 13
+
+_QUOTED = 576 - 20 - HEADER_LENGTH  # RFC 1812 section 4.3.2.3
 
 
 @dataclass(slots=True)
@@ -48,7 +54,10 @@ class IcmpMessage:
         return _HEADER.pack(self.kind, self.code, checksum(bare), self.first, self.second) + body
 
 
-def unreachable(code: int, packet: Buffer) -> IcmpMessage:
-    """A destination-unreachable about `packet`, an IPv4 packet: it quotes the header and the first 8 bytes after it."""
-    quoted = (packet[0] & 15) * 4 + 8 if len(packet) else 0
-    return IcmpMessage(UNREACHABLE, code, 0, 0, bytes(packet[:quoted]))
+def error(kind: int, code: int, packet: Buffer, info: int = 0) -> IcmpMessage:
+    """An error about `packet`, an IPv4 packet, of which it quotes what fits into 576 bytes.
+
+    `info` is the next hop's MTU of FRAGMENTATION_NEEDED (RFC 1191 section 4), or a parameter problem's pointer.
+    """
+    first, second = (info << 8 & 0xFF00, 0) if kind == PARAMETER_PROBLEM else (0, info & 0xFFFF)
+    return IcmpMessage(kind, code, first, second, bytes(packet[:_QUOTED]))

@@ -13,6 +13,10 @@ _HEADER = struct.Struct("!BBHHH")
 HEADER_LENGTH = _HEADER.size
 
 UNREACHABLE = 1
+PACKET_TOO_BIG = 2
+TIME_EXCEEDED = 3
+PARAMETER_PROBLEM = 4
+FIRST_INFORMATIONAL = 128  # kinds below are errors
 ECHO_REQUEST = 128
 ECHO_REPLY = 129
 ROUTER_SOLICITATION = 133
@@ -25,6 +29,10 @@ NO_ROUTE = 0
 PROHIBITED = 1
 ADDRESS = 3
 PORT = 4
+
+UNKNOWN_NEXT_HEADER = 1  # code of PARAMETER_PROBLEM
+
+_QUOTED = 1280 - 40 - HEADER_LENGTH  # RFC 4443 section 2.4 c: up to the minimum MTU
 
 _OPTION_SOURCE_MAC = 1
 _OPTION_TARGET_MAC = 2
@@ -64,9 +72,9 @@ class Icmpv6Message:
         return _HEADER.pack(self.kind, self.code, checksum(bare, initial), self.first, self.second) + body
 
 
-def unreachable(code: int, packet: Buffer) -> Icmpv6Message:
-    """A destination-unreachable that quotes `packet`, up to the minimum MTU (RFC 4443 section 2.4 c)."""
-    return Icmpv6Message(UNREACHABLE, code, 0, 0, bytes(packet[: 1280 - 40 - HEADER_LENGTH]))
+def error(kind: int, code: int, packet: Buffer, info: int = 0) -> Icmpv6Message:
+    """An error about `packet`, quoted. `info` is the MTU of PACKET_TOO_BIG or the pointer of a PARAMETER_PROBLEM."""
+    return Icmpv6Message(kind, code, info >> 16 & 0xFFFF, info & 0xFFFF, bytes(packet[:_QUOTED]))
 
 
 def solicited_target(message: Icmpv6Message) -> bytes:

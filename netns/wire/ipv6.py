@@ -18,18 +18,26 @@ NEXT_UDP = 17
 NEXT_ROUTING = 43
 NEXT_FRAGMENT = 44
 NEXT_ICMPV6 = 58
+NEXT_NONE = 59
 NEXT_DESTINATION = 60
+
+_EXTENSIONS = (NEXT_HOP_BY_HOP, NEXT_ROUTING, NEXT_DESTINATION)
+_NEXT_HEADER_AT = 6
 
 
 @dataclass(slots=True)
 class Ipv6Packet:
-    """One packet; `next_header` and `payload` are those after hop-by-hop, routing and destination options."""
+    """One packet; `next_header` and `payload` are those after hop-by-hop, routing and destination options.
+
+    `next_header_at` is where in the packet that next header is named: what a parameter problem points at.
+    """
 
     source: bytes
     destination: bytes
     next_header: int
     payload: Buffer
     hop_limit: int = 64
+    next_header_at: int = _NEXT_HEADER_AT
 
     @classmethod
     def parse(cls, data: Buffer) -> Ipv6Packet:
@@ -41,11 +49,10 @@ class Ipv6Packet:
         if HEADER_LENGTH + length > len(data):
             raise WireError(f"an IPv6 packet says it has {length} bytes of payload and is {len(data)} bytes long")
         payload = memoryview(data)[HEADER_LENGTH : HEADER_LENGTH + length]
-        while next_header in (NEXT_HOP_BY_HOP, NEXT_ROUTING, NEXT_DESTINATION):
-            if len(payload) < 8 or len(payload) < (size := payload[1] * 8 + 8):
-                raise WireError("an IPv6 extension header is cut short")
-            next_header, payload = payload[0], payload[size:]
-        return cls(source, destination, next_header, payload, hop_limit)
+        if next_header not in _EXTENSIONS:
+            return cls(source, destination, next_header, payload, hop_limit)
+        next_header, upper, place = step_over(next_header, payload)
+        return cls(source, destination, next_header, upper, hop_limit, HEADER_LENGTH + place)
 
     def header(self, payload_length: int) -> bytes:
         """The header of this packet for a payload of `payload_length` bytes."""
@@ -76,3 +83,15 @@ class Ipv6Fragment:
 
     def to_bytes(self) -> bytes:
         return _FRAGMENT.pack(self.next_header, 0, self.offset | self.more, self.identification) + bytes(self.payload)
+
+
+def step_over(next_header: int, payload: Buffer) -> tuple[int, Buffer, int]:
+    """What follows the extension headers at the start of `payload`: its kind, itself, and where its kind is named."""
+    view = memoryview(payload)
+    place = start = 0
+    while next_header in _EXTENSIONS:
+        rest = len(view) - start
+        if rest < 8 or rest < (size := view[start + 1] * 8 + 8):
+            raise WireError("an IPv6 extension header is cut short")
+        next_header, place, start = view[start], start, start + size
+    return next_header, view[start:], place

@@ -115,12 +115,13 @@ def test_names_are_asked_of_the_hosts_servers() -> None:
     def work() -> None:
         def over_tcp(connection: socket.socket) -> None:
             data = connection.recv(1000)
-            connection.sendall(dns_answer(data[2:], b"tcp"))
+            answer = dns_answer(data[2:], b"tcp")
+            connection.sendall(len(answer).to_bytes(2, "big") + answer)
 
         def ask_tcp() -> bytes:
             with connect(RESOLVER, 53) as sock:
-                sock.sendall(b"\0\0" + query(5))
-                return sock.recv(1000)
+                sock.sendall(len(query(5)).to_bytes(2, "big") + query(5))
+                return sock.recv(1000)[2:]
 
         # The first refuses, the second is silent once, the third answers.
         silent = threading.Event()
@@ -199,14 +200,20 @@ def test_pings() -> None:
     on_a_host(work)
 
 
-def test_pings_that_the_host_forbids_are_noted() -> None:
+def test_pings_that_the_host_forbids_are_prohibited_and_noted() -> None:
+    def refused(address: str) -> int | None:
+        try:
+            return ping(address, b"beyond") and 0
+        except OSError as error:
+            return error.errno
+
     def work() -> None:
         with open("/proc/sys/net/ipv4/ping_group_range", "w") as file:
             file.write("1 0")
         with Network() as network:
-            assert network.run(lambda: ping(HOST, b"beyond")) is None
+            assert network.run(lambda: refused(HOST)) == errno.EHOSTUNREACH
             network.control.settimeout(10)
-            assert b"ping_group_range" in network.control.recv(1000)
+            assert b"sysctl -w net.ipv4.ping_group_range=" in network.control.recv(1000)
 
     on_a_host(work)
 

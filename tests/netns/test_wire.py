@@ -171,5 +171,5 @@ def test_nothing_but_wire_error_escapes(data: bytes) -> None:
 
 def test_unreachables_quote_the_packet() -> None:
     packet = Ipv4Packet(b"\n\0\0\1", b"\n\0\0\2", 6, b"12345678rest").to_bytes()
-    assert bytes(icmp.unreachable(icmp.PORT, packet).payload) == packet[:28]
-    assert len(icmpv6.unreachable(icmpv6.PORT, bytes(5000)).payload) == 1232
+    assert bytes(icmp.error(icmp.UNREACHABLE, icmp.PORT, packet).payload) == packet[:548]
+    assert len(icmpv6.error(icmpv6.UNREACHABLE, icmpv6.PORT, bytes(5000)).payload) == 1232
