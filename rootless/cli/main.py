@@ -39,6 +39,7 @@ VERBS = {
     "ps": Verb("ps", "ps", CONTAINERS),
     "logs": Verb("logs", "logs", CONTAINERS),
     "wait": Verb("lifecycle", "wait", CONTAINERS),
+    "network": Verb("nouns", "network", CONTAINERS),
     "pull": Verb("pull", "pull", IMAGES),
     "images": Verb("images", "images", IMAGES),
     "rmi": Verb("rmi", "rmi", IMAGES),

@@ -94,7 +94,7 @@ def _command(context: click.Context) -> Iterator[str]:
                 short = verb.load().get_short_help_str(limit=100).removesuffix(".")
                 yield f"- **{name}** - {short}"
         yield ""
-        if command.name == "engine":
+        if command.name in ("engine", "network"):
             for name, verb in command.verbs.items():
                 yield from _command(click.Context(verb.load(), info_name=name, parent=context))
         return

@@ -1,4 +1,4 @@
-"""`rcontain container|image|system`: the verbs again, as Podman and Docker also spell them."""
+"""`rcontain container|image|system`: the verbs again, as Podman and Docker also spell them; and `rcontain network`."""
 
 from __future__ import annotations
 
@@ -31,6 +31,8 @@ IMAGE = {
     "exists": Verb("exists", "image_exists"),
 }
 
+NETWORK = {"flows": Verb("flows", "flows")}
+
 SYSTEM = {"info": Verb("info", "info")}
 
 
@@ -42,6 +44,17 @@ def container() -> None:
 @click.command("image", cls=LazyGroup, verbs=IMAGE, subcommand_metavar="COMMAND [ARG...]")
 def image() -> None:
     """Work with images."""
+
+
+@click.command(
+    "network",
+    cls=LazyGroup,
+    verbs=NETWORK,
+    subcommand_metavar="COMMAND [ARG...]",
+    examples=[("rcontain network flows web", "With whom web talks, and how much")],
+)
+def network() -> None:
+    """Look into the networks of containers."""
 
 
 @click.command("system", cls=LazyGroup, verbs=SYSTEM, subcommand_metavar="COMMAND [ARG...]")

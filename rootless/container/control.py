@@ -9,6 +9,7 @@ waits for a dead one.
     {"op": "stopping"}   -> {}; `ps` says so from then on
     {"op": "attach"}     with stdin, stdout, stderr -> as wait; the streams are the container's meanwhile
     {"op": "resize", "rows": r, "columns": c}
+    {"op": "flows"}      -> {} and a descriptor with the document of netns.flowlist, or {"error": why}
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from .containers import Container
 
 MESSAGE_LIMIT = 4096
 _PAUSE = 0.005  # seconds
+_FLOWS_SECONDS = 10
+_FLOWS_LIMIT = 64 << 20  # bytes
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -110,6 +113,28 @@ def join(container: Container) -> tuple[int, int, int]:
             os.close(fd)
         raise NotAlive(f"container {container.id[:12]} is not running")
     return fds[0], fds[1], fds[2]
+
+
+def flows(container: Container) -> bytes:
+    """What the container's network is doing, as netns.flowlist's document. Raises NotAlive, ContainerError."""
+    with connect(container) as connection:
+        connection.settimeout(_FLOWS_SECONDS)
+        try:
+            send(connection, Message(op="flows"))
+            answer, fds = receive(connection)
+        except TimeoutError:
+            raise ContainerError(f"the network of container {container.id[:12]} does not answer") from None
+        except (BrokenPipeError, ConnectionResetError):
+            answer, fds = None, []  # it is just ending
+    if answer is None:
+        raise NotAlive(f"container {container.id[:12]} is not running")
+    if not fds:
+        raise ContainerError(f"cannot list the flows of container {container.id[:12]}: {answer.error}")
+    with open(fds.pop(0), "rb") as file:
+        content = file.read(_FLOWS_LIMIT)
+    for fd in fds:
+        os.close(fd)
+    return content
 
 
 async def wait(container: Container) -> int:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import msgspec
+import trio
 
 import netns.process
 from netns import egress
@@ -19,6 +23,8 @@ from .options import Link, Published
 from .record import Network
 
 _PLAIN = Link()
+_MESSAGE_LIMIT = 4096
+DIED = "the process that served the container's network has died"
 
 
 class Reserved:
@@ -131,6 +137,18 @@ def _check_capture(path: str) -> None:
         raise HostError(f"cannot write the capture {path}: {error.strerror}") from None
 
 
+class _Word(msgspec.Struct, frozen=True):
+    """What the network's process says: netns/control.py."""
+
+    note: str = ""
+    flows: str = ""
+    error: str = ""
+
+
+Reply = Callable[[int | None, str], None]
+"""Takes a descriptor, which stays the giver's, or None and why there is none."""
+
+
 class Server:
     """The forked process of a user-mode network. It is started before the container, and gets its namespace later."""
 
@@ -138,17 +156,65 @@ class Server:
         self.child = child
         self._channel = channel
         self._ready = ready
+        self._asked: deque[Reply] = deque()
 
     async def attach(self, namespace: int) -> None:
         """Gives the network namespace its interfaces. Raises HostError with the reason when that fails."""
-        with self._channel:
+        try:
             socket.send_fds(self._channel, [b"n"], [namespace])
+        except OSError:
+            pass  # it has died, and its last words, if any, can be read
         answer = await read_ready(self._ready)
         if not answer.startswith(b"1"):
             reason = answer.decode(errors="replace").strip() or "its process has died"
             raise HostError(
                 f"cannot give the container a network: {reason}", hint="try --network none or --network host"
             )
+
+    async def attend(self, on_note: Callable[[str], None]) -> None:
+        """Hears what the process has to say until it dies."""
+        self._channel.setblocking(False)
+        try:
+            while True:
+                await trio.lowlevel.wait_readable(self._channel)
+                try:
+                    data, fds, _, _ = socket.recv_fds(self._channel, _MESSAGE_LIMIT, 1, socket.MSG_CMSG_CLOEXEC)
+                except BlockingIOError:
+                    continue
+                except ConnectionResetError:
+                    return
+                if not data:
+                    return
+                try:
+                    self._take(data, fds, on_note)
+                finally:
+                    for fd in fds:
+                        os.close(fd)
+        finally:
+            self._channel.close()
+            while self._asked:
+                self._asked.popleft()(None, DIED)
+
+    def _take(self, data: bytes, fds: Sequence[int], on_note: Callable[[str], None]) -> None:
+        try:
+            word = msgspec.json.decode(data, type=_Word)
+        except msgspec.MsgspecError:
+            return  # nothing that we know
+        if word.note:
+            on_note(word.note)
+        elif self._asked:
+            self._asked.popleft()(fds[0] if fds else None, word.error or "the network did not answer")
+
+    def ask_flows(self, reply: Reply) -> None:
+        """Asks for a descriptor with netns.flowlist's document; `reply` hears of it later."""
+        try:
+            self._channel.send(b'{"ask": "flows"}')
+        except BlockingIOError:
+            reply(None, "its network is too busy to answer")
+        except OSError:
+            reply(None, DIED)
+        else:
+            self._asked.append(reply)
 
 
 def start(network: Network, reserved: Reserved, log: str) -> Server | None:
@@ -171,7 +237,7 @@ def start(network: Network, reserved: Reserved, log: str) -> Server | None:
         except NetworkError as error:
             os.write(writing, f"{error}\n".encode())
             return
-        netns.process.serve(tap, reserved.settings, reserved.reservations, writing)
+        netns.process.serve(tap, reserved.settings, reserved.reservations, writing, theirs)
 
     child = fork_child("net", serve, keep=(theirs.fileno(), writing, *fds), log=log)
     os.close(writing)

@@ -12,6 +12,7 @@ import trio
 from . import control
 from .containers import Container
 from .control import Message
+from .network import Reply
 from .streams import Attachment, Streams
 
 
@@ -27,6 +28,7 @@ class Reception:
         self._waiting: set[socket.socket] = set()
         self._namespaces: list[int] = []
         self.pidfd: int | None = None
+        self.ask_flows: Callable[[Reply], None] | None = None
 
     def keep_namespaces(self) -> None:
         """Takes hold of the engine's user and mount namespace, which are still this process's."""
@@ -99,6 +101,8 @@ class Reception:
             control.send(connection, Message(op="stopping"))
         elif message.op == "resize":
             self._resize(message.rows, message.columns)
+        elif message.op == "flows" and self.ask_flows is not None:
+            self.ask_flows(lambda fd, error: _tell_flows(connection, fd, error))
         else:
             control.send(connection, Message(error=f"cannot do {message.op!r} now"))
 
@@ -118,6 +122,16 @@ class Reception:
         self._listener.close()
         while self._namespaces:
             os.close(self._namespaces.pop())
+
+
+def _tell_flows(connection: socket.socket, fd: int | None, error: str) -> None:
+    try:
+        if fd is None:
+            control.send(connection, Message(error=error))
+        else:
+            control.send(connection, Message(op="flows"), [fd])
+    except OSError:
+        return  # it asked and left before the answer
 
 
 def _next(connection: socket.socket) -> tuple[Message | None, list[int]]:

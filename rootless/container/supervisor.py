@@ -31,6 +31,7 @@ from .sweep import boot_id, start_time
 from .timestamps import rfc3339
 
 DRAIN_SECONDS = 1.0
+_WARNINGS = 32  # that are kept
 
 
 @dataclass(slots=True)
@@ -79,7 +80,7 @@ async def supervise(container: Container, attendance: Attendance) -> int:
         async with trio.open_nursery() as nursery:
             uplink = network.start(record.network, reserved, f"{container.live}/net.log")
             if uplink is not None:
-                nursery.start_soon(life.guard_network, uplink.child)
+                nursery.start_soon(life.guard_network, uplink)
             mounted = await mounting.mount(container, record)
             if mounted.server is not None:
                 nursery.start_soon(life.guard_filesystem, mounted.server)
@@ -126,6 +127,7 @@ class _Life:
         self.code: int | None = None
         self._state: State | None = None
         self._trouble = ""
+        self._warnings: tuple[str, ...] = ()
         self._lock = -1
 
     def __enter__(self) -> _Life:
@@ -149,6 +151,7 @@ class _Life:
             supervisor=os.getpid(),
             started_at=rfc3339(time.time_ns()),
             published=reserved.published,
+            warnings=self._warnings,
         )
         self.container.write_live_state(self._state)
         self.reception.pidfd = init.pidfd
@@ -164,12 +167,25 @@ class _Life:
         self._trouble = "the process that served the container's root filesystem has died"
         raise HostError(self._trouble, hint=f"see: rcontain logs {self.container.id[:12]}")
 
-    async def guard_network(self, server: Child) -> None:
+    async def guard_network(self, server: network.Server) -> None:
         """A container can do without its network: it goes on, and `inspect` says what happened."""
-        await server.ended()
-        self._trouble = "the process that served the container's network has died"
+        self.reception.ask_flows = server.ask_flows
+        await server.attend(self._warn)
+        self._trouble = network.DIED
+        self._tell(error=self._trouble, published=())
+
+    def _warn(self, sentence: str) -> None:
+        """What the network's process notes: into its log, and the last of it into the state."""
+        with open(f"{self.container.live}/net.log", "a", encoding="utf-8") as log:
+            log.write(f"{rfc3339(time.time_ns())} {sentence}\n")
+        self._warnings = (*self._warnings, sentence)[-_WARNINGS:]
+        self._tell(warnings=self._warnings)
+
+    def _tell(self, **changes: object) -> None:
         if self._state is not None:
-            self.container.write_live_state(structs.replace(self._state, error=self._trouble))
+            self._state = structs.replace(self._state, **changes)
+            now = self.container.live_state() or self._state  # which may be `stopping` by now
+            self.container.write_live_state(structs.replace(self._state, status=now.status))
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         """Writes down how it ended, before the lock says that nobody looks after it any more."""

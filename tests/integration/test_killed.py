@@ -133,7 +133,8 @@ def test_a_helper_killed(box: Rcontain, demo: str, driver: str, helper: str) -> 
     """Without its root filesystem or first process a container ends; without its network it goes on."""
     if helper == "fuse" and driver == "overlay":
         helper = "net"
-    box("run", "-d", "--name", "victim", demo, "sleep", "1000")
+    box("run", "-d", "--name", "victim", "-p", "127.0.0.1::80", demo, "sleep", "1000")
+    assert "->80/tcp" in box.text("ps", "--format", "{{.Ports}}")
     if helper == "init":
         kill_quietly(int(box.text("inspect", "-f", "{{.State.Pid}}", "victim")))
     else:
@@ -141,7 +142,12 @@ def test_a_helper_killed(box: Rcontain, demo: str, driver: str, helper: str) -> 
         assert len(found) == 1
         kill_quietly(found[0])
     if helper == "net":
+        while "network has died" not in box.text("inspect", "-f", "{{.State.Error}}", "victim"):
+            pass
         assert box.text("exec", "victim", "echo", "alive") == "alive"
+        assert box.text("ps", "--format", "{{.Ports}} {{.State}}").split() == ["running"]
+        assert box.text("inspect", "-f", "{{json .NetworkSettings.Ports}}", "victim") == "{}"
+        assert b"network has died" in box("network", "flows", "victim", check=False).stderr
     else:
         # 128 + SIGKILL, or + SIGBUS where the program itself could not be read any more
         assert box.text("wait", "victim") in ("137", "135" if helper == "fuse" else "137")
