@@ -17,7 +17,7 @@ from netns.datagrams import UdpRelay
 from netns.events import Datagram, EchoRequested, Event, TcpOpened, TcpReady, TcpReceived, UdpExpired
 from netns.icmp import Pings
 from netns.loop import Loop, Timer
-from netns.reach import HostAddress, Reach, Special
+from netns.reach import Reach, Special
 from netns.relay import TcpRelay
 from netns.resolver import Resolver
 from netns.sockets import Sockets
@@ -55,7 +55,7 @@ class Driver(Loop):
         self.capture: Capture | None = None
         self.open_socket = Sockets(outbound, outbound6, self._make_room).open
         self._tap = tap_fd
-        self._resolver = resolver
+        self.resolver = resolver
         self._pings = Pings(self)
         self._buffer = bytearray(_FRAME)
         self.watch_fd(tap_fd, select.EPOLLIN, self._on_tap)
@@ -198,9 +198,10 @@ class Driver(Loop):
             flow.connection.abort()
             self.stack.touch(flow)
             return
-        candidates: list[HostAddress]
-        candidates = self._resolver.servers() if isinstance(target, Special) else [target]
-        TcpRelay(self, flow, candidates=candidates)
+        if isinstance(target, Special):
+            self.resolver.attach_tcp(flow)
+        else:
+            TcpRelay(self, flow, candidates=[target])
 
     def _on_datagram(self, event: Datagram) -> None:
         flow = event.flow
@@ -220,7 +221,7 @@ class Driver(Loop):
     def _attach_udp(self, flow: UdpFlow) -> bool:
         target = self.reach.of(flow.far, flow.far_port)
         if target is Special.RESOLVER:
-            self._resolver.attach_flow(flow)
+            self.resolver.attach_flow(flow)
             return True
         try:
             if isinstance(target, Special):

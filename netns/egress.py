@@ -79,7 +79,10 @@ class Rule:
 
 
 class Egress:
-    """The rules of one network, the names that they need, and what they refused. `clock` counts seconds."""
+    """The rules of one network, the names that they need, and what they refused. `clock` counts seconds.
+
+    `unlimited` rules refuse nothing.
+    """
 
     def __init__(
         self, rules: Sequence[Rule] = (), *, default: bool = True, clock: Callable[[], float] = time.monotonic
@@ -88,14 +91,14 @@ class Egress:
         self._rules = tuple(rules)
         self._default = default
         self._clock = clock
-        self._all = default and all(rule.allow for rule in rules)
+        self.unlimited = default and all(rule.allow for rule in rules)
         only_addresses = any(rule.allow for rule in rules) and not any(rule.name for rule in rules if rule.allow)
         self._names_default = default or only_addresses
         self._denied: OrderedDict[tuple[str, int, str], int] = OrderedDict()
 
     def allows(self, far: bytes, port: int, protocol: str) -> bool:
         """Whether the guest may reach `far`; where not, that is counted. `protocol` is one of PROTOCOLS."""
-        if self._all:
+        if self.unlimited:
             return True
         names = self.names.of(far, self._clock())
         for rule in self._rules:
@@ -110,7 +113,7 @@ class Egress:
 
     def may_ask(self, name: str) -> bool:
         """Whether the guest may ask for `name`; where not, that is counted."""
-        if self._all:
+        if self.unlimited:
             return True
         name = normal(name)
         verdict = self._names_default

@@ -8,7 +8,7 @@ are written \\DDD, so that a dot within a label is not taken for one between two
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from netns.wire.dns import HEADER_LENGTH, SERVFAIL, DnsHeader, failure
 from netns.wire.error import Buffer, WireError
@@ -16,6 +16,8 @@ from netns.wire.error import Buffer, WireError
 A = 1
 CNAME = 5
 AAAA = 28
+IXFR = 251
+AXFR = 252
 INTERNET = 1
 REFUSED = 5
 
@@ -57,8 +59,9 @@ class DnsAnswer:
     """The addresses, packed, that an answer gives for the name in its question, and for how many seconds."""
 
     name: str
-    addresses: list[bytes] = field(default_factory=list)
-    ttl: int = 0
+    question_end: int
+    addresses: list[bytes]
+    ttl: int
 
     @classmethod
     def parse(cls, data: Buffer) -> DnsAnswer:
@@ -89,7 +92,7 @@ class DnsAnswer:
             ttls.append(ttl)
         found = addresses.get(name, [])
         ttls += [ttl for _, ttl in found]
-        return cls(question.name, [address for address, _ in found], min(ttls, default=0))
+        return cls(question.name, question.end, [address for address, _ in found], min(ttls, default=0))
 
 
 def read_name(data: Buffer, place: int) -> tuple[str, int]:
