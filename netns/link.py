@@ -23,8 +23,13 @@ Frame = tuple[Buffer, ...]
 _IPV4 = struct.pack("!H", ETHERTYPE_IPV4)
 _IPV6 = struct.pack("!H", ETHERTYPE_IPV6)
 
-_UDP4 = VnetHeader(NEEDS_CSUM, csum_start=ETHERNET_LENGTH + ipv4.HEADER_LENGTH, csum_offset=udp.CHECKSUM_OFFSET)
-_UDP6 = VnetHeader(NEEDS_CSUM, csum_start=ETHERNET_LENGTH + ipv6.HEADER_LENGTH, csum_offset=udp.CHECKSUM_OFFSET)
+# Before a datagram whose checksum is left open.
+UDP4 = VnetHeader(
+    NEEDS_CSUM, csum_start=ETHERNET_LENGTH + ipv4.HEADER_LENGTH, csum_offset=udp.CHECKSUM_OFFSET
+).to_bytes()
+UDP6 = VnetHeader(
+    NEEDS_CSUM, csum_start=ETHERNET_LENGTH + ipv6.HEADER_LENGTH, csum_offset=udp.CHECKSUM_OFFSET
+).to_bytes()
 
 
 class Link:
@@ -68,9 +73,9 @@ class Link:
         upper = record.header(pseudo_sum(source, destination, ipv4.PROTOCOL_UDP, length))
         if four:
             head = Ipv4Packet(source, destination, ipv4.PROTOCOL_UDP, b"").header(length)
-            return [(_UDP4_BYTES + self.ethernet4 + head + upper, payload)]
+            return [(UDP4 + self.ethernet4 + head + upper, payload)]
         head = Ipv6Packet(source, destination, ipv6.NEXT_UDP, b"").header(length)
-        return [(_UDP6_BYTES + self.ethernet6 + head + upper, payload)]
+        return [(UDP6 + self.ethernet6 + head + upper, payload)]
 
     def _fragments(self, source: bytes, destination: bytes, protocol: int, payload: bytes) -> list[Frame]:
         self._identification = identification = self._identification + 1 & 0xFFFF
@@ -91,7 +96,3 @@ class Link:
                 packet = Ipv6Packet(source, destination, NEXT_FRAGMENT, fragment).to_bytes()
                 result.append((PLAIN + self.ethernet6 + packet,))
         return result
-
-
-_UDP4_BYTES = _UDP4.to_bytes()
-_UDP6_BYTES = _UDP6.to_bytes()

@@ -7,8 +7,11 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Protocol
 
+from netns.link import UDP4, UDP6, Frame, Link
 from netns.tcp.flow import flow_key
+from netns.wire.checksum import ones_sum, pseudo_sum
 from netns.wire.error import Buffer
+from netns.wire.ipv4 import PROTOCOL_UDP
 
 IDLE_SECONDS = 30.0  # of a flow that only one end has spoken in, as Linux's conntrack has it
 ANSWERED_SECONDS = 120.0  # RFC 4787 requirement 5: at least two minutes
@@ -18,6 +21,10 @@ _MAX_FLOWS = 4096
 _NAMES_PORT = 53
 _HOP_LIMIT = 64  # what guests send, unless they look for a path
 _HEAD = struct.Struct("!HHHH")
+_HEAD4 = struct.Struct("!BBHHHBBH4s4sHHHH")
+_HEAD6 = struct.Struct("!IHBB16s16sHHHH")
+_DONT_FRAGMENT = 0x4000
+_FIXED4 = struct.pack("!BBHHHBBH", 0x45, 0, 0, 0, _DONT_FRAGMENT, _HOP_LIMIT, PROTOCOL_UDP, 0)
 
 
 class DatagramRelay(Protocol):
@@ -38,8 +45,8 @@ class UdpFlow:
     """
 
     __slots__ = (
-        "_queue", "dont_fragment", "far", "far_port", "from_guest", "guest", "guest_port", "head", "heard", "hop_limit",
-        "inbound", "key", "last_used", "relay", "since", "spoke", "to_guest",
+        "_ip_sum", "_pseudo", "_queue", "dont_fragment", "far", "far_port", "from_guest", "guest", "guest_port", "head",
+        "heard", "hop_limit", "inbound", "key", "last_used", "relay", "since", "spoke", "to_guest",
     )  # fmt: skip
 
     def __init__(self, guest: bytes, guest_port: int, far: bytes, far_port: int, *, inbound: bool = False) -> None:
@@ -56,6 +63,30 @@ class UdpFlow:
         self.dont_fragment = self.spoke = self.heard = False
         self.relay: DatagramRelay | None = None
         self._queue: OrderedDict[UdpFlow, None] | None = None
+        self._pseudo = pseudo_sum(far, guest, PROTOCOL_UDP, 0)
+        fixed = _FIXED4 + far + guest
+        self._ip_sum = ones_sum(fixed) if len(far) == 4 else 0
+
+    def frame(self, payload: bytes, link: Link) -> Frame | None:
+        """`payload` from the far end to the guest; None where it does not fit the link. Its checksum is left open."""
+        length = len(payload) + _HEAD.size
+        check = (self._pseudo + length) % 65535
+        if len(self.far) == 4:
+            total = length + 20
+            if total > link.mtu:
+                return None
+            head = _HEAD4.pack(
+                0x45, 0, total, 0, _DONT_FRAGMENT, _HOP_LIMIT, PROTOCOL_UDP, 65535 - (self._ip_sum + total) % 65535,
+                self.far, self.guest, self.far_port, self.guest_port, length, check,
+            )  # fmt: skip
+            return (UDP4 + link.ethernet4 + head, payload)
+        if length + 40 > link.mtu:
+            return None
+        head = _HEAD6.pack(
+            0x60000000, length, PROTOCOL_UDP, _HOP_LIMIT,
+            self.far, self.guest, self.far_port, self.guest_port, length, check,
+        )  # fmt: skip
+        return (UDP6 + link.ethernet6 + head, payload)
 
     def __repr__(self) -> str:
         return f"<UdpFlow {self.guest.hex()}:{self.guest_port} {self.far.hex()}:{self.far_port}>"
@@ -143,8 +174,12 @@ class UdpFlows:
 
     def deadline(self) -> float | None:
         """When the next flow expires."""
-        due = [next(iter(queue)).last_used + seconds for queue, seconds in self._queues if queue]
-        return min(due) if due else None
+        due = None
+        if self._flows:
+            for queue, seconds in self._queues:
+                if queue and (due is None or next(iter(queue)).last_used + seconds < due):
+                    due = next(iter(queue)).last_used + seconds
+        return due
 
     @staticmethod
     def _enter(flow: UdpFlow, queue: OrderedDict[UdpFlow, None]) -> None:

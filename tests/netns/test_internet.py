@@ -6,20 +6,25 @@ import socket
 import struct
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from netns.events import Datagram, EchoRequested, Event
 from netns.link import Link
 from netns.settings import Settings
 from netns.stack import Stack
+from netns.udp import UdpFlow
 from netns.wire import icmp, icmpv6
+from netns.wire.checksum import checksum
 from netns.wire.dhcp import DhcpMessage
+from netns.wire.error import WireError
 from netns.wire.ethernet import ETHERTYPE_IPV4, ETHERTYPE_IPV6, EthernetFrame
 from netns.wire.icmp import IcmpMessage
 from netns.wire.icmpv6 import Icmpv6Message
 from netns.wire.ipv4 import Ipv4Packet
 from netns.wire.ipv6 import Ipv6Fragment, Ipv6Packet
 from netns.wire.udp import UdpDatagram
-from netns.wire.vnet import PLAIN
+from netns.wire.vnet import NEEDS_CSUM, PLAIN
 
 MAC = b"\x52\x55\x0a\0\2\2"
 GUEST_MAC = b"\x02\0\0\0\0\1"
@@ -235,3 +240,53 @@ def test_bytes_and_answers_are_counted() -> None:
     assert published.inbound and stack.deadline() == 35.0
     stack.receive(frame(Ipv4Packet(GUEST, FAR, 17, UdpDatagram(80, 9000, b"").to_bytes(GUEST, FAR))), 6.0)
     assert stack.deadline() == 124.0
+
+
+@given(st.lists(st.tuples(st.integers(0, 90), st.integers(0, 255)), max_size=3), st.booleans(), st.integers(0, 95))
+def test_datagrams_at_one_go_are_those_layer_by_layer(changes: list[tuple[int, int]], six: bool, cut: int) -> None:
+    """Whatever is changed in a frame that the guest's kernel vouches for: the same comes of it."""
+    first = bytearray(frame(udp6(bytes(range(30))) if six else udp4(bytes(range(30)))))
+    first[0] = NEEDS_CSUM
+    second = bytearray(first)
+    for place, value in changes:
+        if place < len(second):
+            second[place] = value
+    if cut < len(second):
+        del second[cut:]
+    if not six and len(second) >= 44:
+        second[34:36] = bytes(2)
+        second[34:36] = struct.pack("!H", checksum(second[24:44]))
+    outcomes = []
+    for quick in (True, False):
+        stack = new_stack()
+        stack.receive(bytes(first), 0.0)
+        stack.take_events()
+        if quick:
+            stack.receive(bytes(second), 1.0)
+        else:
+            try:
+                stack._receive(memoryview(bytes(second)), 1.0)
+            except WireError:
+                stack.malformed += 1
+        outcomes.append((
+            [
+                (event.flow.key, event.flow.head, event.flow.hop_limit, event.flow.dont_fragment, bytes(event.payload))
+                for event in stack.take_events() if isinstance(event, Datagram)
+            ],
+            stack.malformed, [b"".join(out) for out in stack.poll(1.0)],
+        ))  # fmt: skip
+    assert outcomes[0] == outcomes[1]
+
+
+@pytest.mark.parametrize("six", [False, True])
+@pytest.mark.parametrize("size", [0, 1, 1232, 1252])
+def test_datagrams_to_the_guest(six: bool, size: int) -> None:
+    link = Link(MAC, GUEST_MAC, 1280)
+    flow = UdpFlow(GUEST6, 4000, FAR6, 53) if six else UdpFlow(GUEST, 4000, FAR, 53)
+    made = flow.frame(bytes(size), link)
+    if size + (48 if six else 28) > 1280:
+        assert made is None
+    else:
+        assert made is not None
+        (plain,) = link.datagram(flow.far, 53, flow.guest, 4000, bytes(size))
+        assert b"".join(made) == b"".join(plain)
