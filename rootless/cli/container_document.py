@@ -141,6 +141,8 @@ class HostConfig(Document, frozen=True, kw_only=True):
     cap_drop: tuple[str, ...]
     dns: tuple[str, ...]
     dns_search: tuple[str, ...]
+    egress: tuple[str, ...]
+    """Not Podman's: the rules of --egress."""
     extra_hosts: tuple[str, ...]
     group_add: tuple[str, ...]
     ipc_mode: str = "private"
@@ -276,6 +278,7 @@ def describe_container(container: Container, record: Record, state: State, sizes
             cap_drop=options.cap_drop,
             dns=record.network.dns,
             dns_search=record.network.dns_search,
+            egress=record.network.link.egress,
             extra_hosts=record.network.add_hosts,
             group_add=options.groups,
             userns_mode=record.user_namespace,
@@ -348,6 +351,8 @@ def _ports(bound: Sequence[Published]) -> dict[str, tuple[HostPort, ...]]:
     for port in bound:
         key = f"{port.container_port}/{port.protocol}"
         here = HostPort(host_ip=port.host_ip or "0.0.0.0", host_port=str(port.host_port))
+        if port.path:
+            here = HostPort(host_ip="", host_port=f"unix:{port.path}")
         found[key] = (*found.get(key, ()), here)
     return found
 

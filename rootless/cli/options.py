@@ -192,7 +192,7 @@ def creation_options(session: Session, image: str, command: tuple[str, ...], fla
         privileged=flags["privileged"],
         cap_add=flags["cap_add"],
         cap_drop=flags["cap_drop"],
-        published=_no_port_twice(published),
+        published=_no_port_twice(published, session.cwd),
         publish_all=flags["publish_all"],
         network=network.mode,
         network_target=network.target,
@@ -339,14 +339,18 @@ def _hostname(text: str) -> str:
     return text
 
 
-def _no_port_twice(published: tuple[Published, ...]) -> tuple[Published, ...]:
-    seen: set[tuple[str, int, str]] = set()
+def _no_port_twice(published: tuple[Published, ...], cwd: str) -> tuple[Published, ...]:
+    seen: set[tuple[str, int, str, str]] = set()
+    found = []
     for port in published:
-        key = (port.host_ip, port.host_port, port.protocol)
-        if port.host_port and key in seen:
-            raise UsageError(f"the host port {port.host_port}/{port.protocol} is published twice")
+        if port.path:
+            port = msgspec.structs.replace(port, path=absolute(port.path, cwd))
+        key = (port.host_ip, port.host_port, port.protocol, port.path)
+        if (port.host_port or port.path) and key in seen:
+            raise UsageError(f"the host port {port.path or port.host_port}/{port.protocol} is published twice")
         seen.add(key)
-    return published
+        found.append(port)
+    return tuple(found)
 
 
 def _limit_value(word: str, text: str) -> int:

@@ -127,13 +127,15 @@ def ports(published: Sequence[Published], exposed: Sequence[str] = ()) -> str:
     """`0.0.0.0:8080->80/tcp, 53/udp`: those that are led here, then those that the image merely exposes."""
     led = {f"{port.container_port}/{port.protocol}" for port in published}
     return ", ".join(
-        [
-            f"{f'[{port.host_ip}]' if ':' in port.host_ip else port.host_ip or '0.0.0.0'}:{port.host_port}"
-            f"->{port.container_port}/{port.protocol}"
-            for port in published
-        ]
+        [f"{_host_end(port)}->{port.container_port}/{port.protocol}" for port in published]
         + [port for port in map(_with_protocol, exposed) if port not in led]
     )
+
+
+def _host_end(port: Published) -> str:
+    if port.path:
+        return f"unix:{port.path}"
+    return f"{f'[{port.host_ip}]' if ':' in port.host_ip else port.host_ip or '0.0.0.0'}:{port.host_port}"
 
 
 def _with_protocol(port: str) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
+from rootless.container.options import Link, Published
 from rootless.container.record import Network, State
 from rootless.image.store import Store
 from rootless.oci import runtime
@@ -62,6 +64,34 @@ def test_a_container(web: CommandLine) -> None:
     assert told["BoundingCaps"] == ["CAP_KILL"]
     assert told["HostsPath"] == "/x/hosts"
     assert told["ImageName"] == NAME
+
+
+def test_the_network_is_the_containers_own(cli: CommandLine) -> None:
+    link = Link(cidr="192.168.7.0/24", ipv6=False, mac="02:00:00:00:00:07", egress=("deny",))
+    path = Published(host_ip="", host_port=0, container_port=90, protocol="tcp", path="/run/x")
+    web = cli.container("web", RUNNING, network=Network(mode="user", link=link, published=(*PORTS, path)))
+    cli.container("guest", RUNNING, network=Network(mode="container", target=web.id))
+    cli.container("alone", RUNNING, network=Network(mode="none"))
+    told, guest, alone = cli.json("inspect", "web", "guest", "alone")
+    own = told["NetworkSettings"]
+    assert (own["Gateway"], own["IPAddress"], own["IPPrefixLen"]) == ("192.168.7.2", "192.168.7.100", 24)
+    assert (own["MacAddress"], own["GlobalIPv6Address"], own["IPv6Gateway"]) == ("02:00:00:00:00:07", "", "")
+    assert own["Ports"]["90/tcp"] == [{"HostIp": "", "HostPort": "unix:/run/x"}]
+    assert told["HostConfig"]["Egress"] == ["deny"] and told["HostConfig"]["NetworkMode"] == "user"
+    assert guest["NetworkSettings"] == own and guest["HostConfig"]["NetworkMode"] == f"container:{web.id}"
+    assert alone["NetworkSettings"]["IPAddress"] == "" and alone["NetworkSettings"]["Networks"] == {}
+    assert "unix:/run/x->90/tcp" in cli.lines("ps", "-a", "--filter", "name=web", "--format", "{{.Ports}}")[0]
+    assert cli.lines("ps", "-aq", "--no-trunc", "--filter", f"network=container:{web.id}") == [guest["Id"]]
+
+
+def test_a_network_whose_process_has_died(cli: CommandLine) -> None:
+    """Its ports lead nowhere any more; what was asked for is still known."""
+    state = structs.replace(RUNNING, published=(), error="the process has died", warnings=("a warning",))
+    cli.container("web", state, alive=True, network=Network(mode="user", published=PORTS))
+    (told,) = cli.json("inspect", "web")
+    assert (told["State"]["Error"], told["State"]["Warnings"]) == ("the process has died", ["a warning"])
+    assert told["NetworkSettings"]["Ports"] == {} and "80/tcp" in told["HostConfig"]["PortBindings"]
+    assert cli.lines("ps", "--format", "{{.Ports}}.") == ["."]
 
 
 def test_by_beginning_of_the_id_and_without_a_start(cli: CommandLine) -> None:
