@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import socket
 import struct
 import threading
@@ -54,6 +55,54 @@ def test_datagrams_of_every_size(mtu: int) -> None:
                 data = os.urandom(size)
                 assert network.run(lambda data=data: exchange(GATEWAY, port, data)) == data
                 assert network.run(lambda data=data: exchange(HOST6, port6, data)) == data
+
+    on_a_host(work)
+
+
+@pytest.mark.parametrize("host", [HOST, HOST6])
+def test_a_burst_arrives_in_order(host: str) -> None:
+    """What is sent in one turn of the network's loop goes out in runs: of one size, with a shorter last."""
+    sizes = [50] * 10 + [30, 30, 0, 0, 50, 200] + [1400] * 20 + [1399, 9000, 9000, 9000, 1, 2, 3, 2, 1]
+    burst = [bytes((number % 256,)) * size for number, size in enumerate(sizes)]
+
+    def send(port: int) -> None:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.connect((host, port))
+            for payload in burst:
+                sock.send(payload)
+
+    def work() -> None:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as sink:
+            sink.settimeout(PATIENCE)
+            sink.bind((host, 0))
+            with Network() as network:
+                network.run(lambda: send(sink.getsockname()[1]))  # the neighbour is known, and the flow
+                assert [len(sink.recv(65535)) for _ in burst] == sizes
+                os.kill(network.pid, signal.SIGSTOP)
+                network.run(lambda: send(sink.getsockname()[1]))
+                os.kill(network.pid, signal.SIGCONT)
+                assert [sink.recv(65535) for _ in burst] == burst
+
+    on_a_host(work)
+
+
+def test_a_burst_to_a_closed_port_is_refused() -> None:
+    def send() -> int | None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.settimeout(PATIENCE)
+            sock.connect((HOST, 9))
+            try:
+                for _ in range(50):
+                    sock.send(bytes(100))
+                sock.recv(1)
+            except OSError as error:
+                return error.errno
+            return None
+
+    def work() -> None:
+        with Network() as network:
+            assert network.run(send) == errno.ECONNREFUSED
+            assert network.run(send) == errno.ECONNREFUSED
 
     on_a_host(work)
 
