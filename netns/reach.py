@@ -1,8 +1,10 @@
-"""Where an address that the guest names leads on the host's side. Pure."""
+"""Where an address that the guest names leads on the host's side."""
 
 from __future__ import annotations
 
 import socket
+import time
+from collections.abc import Callable
 from enum import Enum, auto
 
 from netns.settings import Settings
@@ -20,13 +22,35 @@ class Special(Enum):
 _LOOPBACK4 = "127.0.0.1"
 _LOOPBACK6 = "::1"
 _DNS_PORT = 53
+_LOOK_AGAIN = 5.0  # seconds between two looks for the host's address
 _MAPPED = bytes(10)  # ::/80 holds the unspecified, the loopback and the IPv4-mapped addresses
 
 
-class Reach:
-    """The rules of one network: our own addresses have meanings, and the host's loopback is out of reach."""
+def host_address(*, six: bool = False) -> str | None:
+    """The address that the host uses towards the world; None where it has none. Sends nothing."""
+    family, far = (socket.AF_INET6, "2001:db8::1") if six else (socket.AF_INET, "203.0.113.1")
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+            sock.connect((far, 9))
+            address: str = sock.getsockname()[0]
+            return address
+    except OSError:
+        return None
 
-    def __init__(self, settings: Settings) -> None:
+
+class Reach:
+    """The rules of one network: our own addresses have meanings, and the host's loopback is out of reach.
+
+    The address behind the gateway is the host's of the moment; that of the settings is where to begin.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        host: Callable[[], str | None] = host_address,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         addresses = settings.addresses()
         self._gateways = {addresses.gateway, addresses.gateway6}
         self._resolvers = {addresses.resolver, addresses.resolver6}
@@ -35,13 +59,36 @@ class Reach:
         self._network6 = addresses.network6.network_address.packed[:8] if addresses.network6 is not None else None
         self._loopback = not settings.disable_host_loopback
         self._behind_gateway = settings.behind_gateway
+        self._host = host
+        self._clock = clock
+        self._looked = clock()
+        self._used: Callable[[], None] | None = None
         self._dns = not settings.disable_dns
+
+    def when_used(self, callback: Callable[[], None]) -> None:
+        """Call `callback` once, when the guest first names something on the host's network."""
+        self._used = callback
+
+    def forget_host(self) -> None:
+        """The host's address may have changed."""
+        self._looked = float("-inf")
+
+    def behind_gateway(self) -> str | None:
+        """The host's address where the gateway leads there; the last one where it has none at the moment."""
+        if self._behind_gateway is not None and (now := self._clock()) - self._looked >= _LOOK_AGAIN:
+            self._looked = now
+            self._behind_gateway = self._host() or self._behind_gateway
+        return self._behind_gateway
 
     def of(self, far: bytes, port: int) -> HostAddress | Special:
         """Where a packet to `far`, a unicast address, and `port` goes."""
+        if self._used is not None:
+            used, self._used = self._used, None
+            used()
         if far in self._gateways:
             if not self._loopback:
-                return (self._behind_gateway, port) if self._behind_gateway and len(far) == 4 else Special.FORBIDDEN
+                host = self.behind_gateway() if len(far) == 4 else None
+                return (host, port) if host else Special.FORBIDDEN
             return (_LOOPBACK4 if len(far) == 4 else _LOOPBACK6, port)
         if far in self._resolvers:
             return Special.RESOLVER if self._dns and port == _DNS_PORT else Special.FORBIDDEN

@@ -54,3 +54,41 @@ def test_everything_else_is_itself() -> None:
 
 def test_without_ipv6_its_network_is_not_special() -> None:
     assert Reach(Settings(ipv6=False)).of(pack("fd00::2"), 80) == ("fd00::2", 80)
+
+
+def test_the_host_behind_the_gateway_is_that_of_the_moment() -> None:
+    now, host = 100.0, "192.0.2.1"
+
+    def address() -> str | None:
+        return host or None
+
+    reach = Reach(Settings(behind_gateway="10.0.2.15"), host=address, clock=lambda: now)
+    assert reach.of(pack("10.0.2.2"), 80) == ("10.0.2.15", 80)
+    now += 5
+    assert reach.of(pack("10.0.2.2"), 80) == ("192.0.2.1", 80)
+    host = "192.0.2.2"
+    assert reach.of(pack("10.0.2.2"), 80) == ("192.0.2.1", 80)  # it is not looked for each time
+    reach.forget_host()
+    assert reach.of(pack("10.0.2.2"), 80) == ("192.0.2.2", 80)
+    host = ""
+    now += 5
+    assert reach.of(pack("10.0.2.2"), 80) == ("192.0.2.2", 80)  # there is none: it may come back
+
+
+def test_nobody_looks_for_the_host_where_the_gateway_does_not_lead_there() -> None:
+    def address() -> str:
+        raise AssertionError
+
+    for settings in (Settings(), Settings(disable_host_loopback=False)):
+        reach = Reach(settings, host=address)
+        reach.forget_host()
+        reach.of(pack("10.0.2.2"), 80)
+
+
+def test_the_first_use_is_told_once() -> None:
+    reach = Reach(Settings())
+    told: list[int] = []
+    reach.when_used(lambda: told.append(1))
+    reach.of(pack("192.0.2.1"), 80)
+    reach.of(pack("192.0.2.1"), 80)
+    assert told == [1]
