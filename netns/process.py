@@ -22,6 +22,7 @@ from netns import syscalls
 from netns.driver import Driver
 from netns.errors import NetworkError
 from netns.forward import Reservation, publish, reserve_ports
+from netns.hostchanges import HostChanges
 from netns.link import Link
 from netns.reach import Reach
 from netns.resolver import Resolver
@@ -83,6 +84,7 @@ def build(tap_fd: int, settings: Settings, reservations: Sequence[Reservation], 
         outbound=settings.outbound,
         outbound6=settings.outbound6,
     )
+    HostChanges(driver)
     for reservation in reservations:
         publish(driver, reservation, addresses)
     return driver
