@@ -129,7 +129,7 @@ class MarkedDirectory(WorkDirectory):
         """Make a directory of the upper (or of the work directory, by its descriptor) hide what is below."""
         fd = self._fd if dir_fd is None else dir_fd
         try:
-            self.set_opaque_xattr(b"/proc/self/fd/%d/%s" % (fd, path))
+            self.set_opaque_xattr(self.for_xattrs(path) if dir_fd is None else b"/proc/self/fd/%d/%s" % (fd, path))
         except OSError as error:
             if error.errno not in UNSUPPORTED:
                 raise
@@ -164,6 +164,14 @@ class MarkedDirectory(WorkDirectory):
                 os.unlink(name, dir_fd=fd)
         finally:
             os.close(fd)
+
+    def clear_whiteouts(self, path: bytes) -> None:
+        """Remove the whiteouts in an opaque directory: they delete nothing, and the kernel would list them."""
+        for name in os.listdir(self.for_xattrs(path)):
+            inside = path + b"/" + name
+            is_dotted = name.startswith(WHITEOUT_PREFIX) and name != OPAQUE_MARKER
+            if is_dotted or self.is_whiteout_in_place(inside):
+                os.unlink(inside, dir_fd=self._fd)
 
     def exists(self, path: bytes) -> bool:
         """Whether the upper itself has a file of that path; a whiteout is none."""

@@ -145,6 +145,7 @@ class Tree(Names):
         upper = self._writable()
         path = self._where(inode)
         upper.make_opaque(path)
+        upper.clear_whiteouts(path)
         inode.lowers = ()
         self._numbers.keep(os.stat(path, dir_fd=upper.fd, follow_symlinks=False).st_ino, inode.number)
         inode.changed()

@@ -146,7 +146,7 @@ class UpperDirectory(MarkedDirectory):
             return None
         if self._overrides is None:
             return status.st_ino, from_stat(status)
-        return status.st_ino, self._overrides.attributes(self._proc + path, status)
+        return status.st_ino, self._overrides.attributes(self.for_xattrs(path), status)
 
     def attributes(self, ref: bytes) -> Attributes:
         follow = is_open_file(ref)

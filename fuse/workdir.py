@@ -140,10 +140,6 @@ class WorkDirectory(DirectoryLayer):
         with suppress(FileNotFoundError):
             os.unlink(path, dir_fd=self._fd)
 
-    def for_xattrs(self, path: bytes) -> bytes:
-        """The absolute path that the xattr calls need."""
-        return path if path.startswith(b"/") else self._proc + path
-
     def _clear_work(self) -> None:
         """Remove what an earlier mount left when it was killed."""
         work = b"/proc/self/fd/%d" % self._work_fd

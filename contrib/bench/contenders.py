@@ -102,12 +102,12 @@ class Packed(Ours):
     """The kernel's overlayfs over rcontain's, which serves the layers alone, read-only."""
 
     def __init__(self, name: str, title: str) -> None:
-        super().__init__(name, title, options=MountOptions(flags=MountFlag.RDONLY, beneath=True))
+        super().__init__(name, title, options=MountOptions(flags=MountFlag.RDONLY, beneath=True, acls=True))
 
     def start(self, stack: Stack, base: str) -> int:
         os.makedirs(f"{base}/layers", exist_ok=True)
         pid = self._serve(stack, f"{base}/layers", None, None)
-        options = f"lowerdir={base}/layers,upperdir={base}/upper,workdir={base}/work,userxattr"
+        options = f"lowerdir={base}/layers,upperdir={base}/upper,workdir={base}/work,userxattr,xino=on"
         mount(b"overlay", f"{base}/merged".encode(), b"overlay", MountFlag(0), options.encode())
         umount(f"{base}/layers".encode(), MNT_DETACH)
         return pid

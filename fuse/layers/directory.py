@@ -185,7 +185,7 @@ class DirectoryLayer:
         """The mode of a `Place`."""
         if self._is_whiteout(status, path):
             return 0
-        return status.st_mode if self._overrides is None else self._overrides.mode(self._proc + path, status)
+        return status.st_mode if self._overrides is None else self._overrides.mode(self.for_xattrs(path), status)
 
     def _is_whiteout(self, status: os.stat_result, path: bytes) -> bool:
         if stat.S_ISCHR(status.st_mode):
@@ -205,9 +205,13 @@ class DirectoryLayer:
             return False
         return True
 
+    def for_xattrs(self, path: bytes) -> bytes:
+        """The absolute path that the xattr calls need. Those of the upper directory can be absolute already."""
+        return path if path.startswith(b"/") else self._proc + path
+
     def _xattr_names(self, path: bytes) -> list[str]:
         try:
-            return os.listxattr(self._proc + path, follow_symlinks=False)
+            return os.listxattr(self.for_xattrs(path), follow_symlinks=False)
         except OSError as error:
             if error.errno in _NO_XATTRS:
                 return []
@@ -215,7 +219,7 @@ class DirectoryLayer:
 
     def _maybe_xattr(self, path: bytes, name: str) -> bytes | None:
         try:
-            return os.getxattr(self._proc + path, name, follow_symlinks=False)
+            return os.getxattr(self.for_xattrs(path), name, follow_symlinks=False)
         except OSError as error:
             if error.errno == errno.ENODATA or error.errno in _NO_XATTRS:
                 return None

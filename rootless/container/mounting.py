@@ -66,8 +66,11 @@ async def mount(container: Container, record: Record) -> Mounted:
     return Mounted(target, server)
 
 
-def mount_overlay(lowers: Sequence[str], upper: str, work: str, target: str, *, volatile: bool) -> None:
+def mount_overlay(
+    lowers: Sequence[str], upper: str, work: str, target: str, *, volatile: bool, xino: bool = False
+) -> None:
     """With `volatile` nothing is synced, as is right for what is removed at its end: unmounting takes 2 ms less.
+    With `xino` all files have one device number, though layers and changes are on different file systems.
 
     `lowers` is topmost first. Paths go in as descriptors: the options have special letters and fit in a page."""
     fds = [os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) for path in (upper, work, *lowers)]
@@ -75,6 +78,7 @@ def mount_overlay(lowers: Sequence[str], upper: str, work: str, target: str, *, 
         paths = [f"/proc/self/fd/{fd}" for fd in fds]
         options = f"lowerdir={':'.join(paths[2:])},upperdir={paths[0]},workdir={paths[1]},userxattr"
         options += ",volatile" if volatile else ""
+        options += ",xino=on" if xino else ""
         syscalls.mount("overlay", target, "overlay", syscalls.MountFlag.NONE, options)
     except OSError as error:
         raise HostError(
@@ -94,7 +98,7 @@ async def _mount_packed(container: Container, record: Record, store: Store, targ
     try:
         if not os.path.exists(f"{work}/work"):  # which the kernel makes
             _inherit_root(layers, upper)
-        mount_overlay([layers], upper, work, target, volatile=record.remove)
+        mount_overlay([layers], upper, work, target, volatile=record.remove, xino=True)
     finally:
         syscalls.umount(layers, syscalls.UmountFlag.DETACH)
     return server
@@ -159,7 +163,7 @@ async def _serve_layers(
             None if beneath else f"{container.path}/work",
             uidmap=record.uid_map,
             gidmap=record.gid_map,
-            options=MountOptions(flags=MountFlag.RDONLY, beneath=True) if beneath else None,
+            options=MountOptions(flags=MountFlag.RDONLY, beneath=True, acls=True) if beneath else None,
             ready_fd=writing,
             cache=cache,
         )

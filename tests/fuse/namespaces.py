@@ -15,7 +15,7 @@ from contextlib import contextmanager
 
 from fuse.layers import Layer
 from fuse.server import Adapter, MountOptions, serve
-from fuse.syscalls import umount
+from fuse.syscalls import MountFlag, mount, umount
 from tests.kit.userns import in_namespaces
 
 _adapter: Adapter = "auto"
@@ -112,6 +112,21 @@ def mounted(
     finally:
         for layer in lowers:
             layer.close()
+
+
+@contextmanager
+def covered(folder: str, lowers: Sequence[Layer]) -> Iterator[str]:
+    """The kernel's overlay at folder/covered, over the layers at folder/merged, as `--storage-driver packed` has it."""
+    options = options_here(flags=MountFlag.RDONLY, beneath=True, acls=True)
+    with mounted(folder, lowers, writable=False, options=options) as layers:
+        over = f"{folder}/covered"
+        os.makedirs(over, exist_ok=True)
+        words = f"lowerdir={layers},upperdir={folder}/upper,workdir={folder}/work,userxattr,xino=on"
+        mount(b"overlay", over.encode(), b"overlay", MountFlag(0), words.encode())
+        try:
+            yield over
+        finally:
+            umount(over.encode())
 
 
 def started(work: Callable[[int], object]) -> int:

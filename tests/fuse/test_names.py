@@ -254,6 +254,9 @@ def test_deep_directories(folder: str) -> None:
         assert read("file") == "deep"
         os.rename("file", "moved")
         os.symlink("moved", "link")
+        write("", "empty")
+        assert sorted(os.listdir(".")) == ["empty", "link", "moved"]
+        os.unlink("empty")
         os.chmod("moved", 0o600)
         os.setxattr("link", "user.note", b"1")
         assert os.readlink("link") == "moved"

@@ -13,7 +13,7 @@ from fuse.acl import Acl, Tag
 from fuse.layers.directory import DirectoryLayer
 from fuse.mounting import Adapter
 from tests.fuse.archives import archive, directory, regular
-from tests.fuse.namespaces import in_namespace, mounted, options_here, read, write
+from tests.fuse.namespaces import covered, in_namespace, mounted, options_here, read, write
 from tests.fuse.test_acl import acl
 
 pytestmark = [pytest.mark.fuse, pytest.mark.userns]
@@ -110,6 +110,18 @@ def test_a_list_denies_what_the_mode_allows(folder: str) -> None:
         assert allowed(OTHER, lambda: read(root, "dir/file"))
         os.rename(root + "/dir", root + "/moved")
         assert not allowed(SOMEBODY, lambda: read(root, "moved/file"))
+
+
+@in_namespace
+def test_lists_of_layers_hold_under_the_kernels_overlay(folder: str) -> None:
+    text = f"u::rw-,u:{SOMEBODY}:r--,g::---,m::r--,o::---"
+    listed = regular("file", 0o640, xattrs=((ACCESS.encode(), acl(text).to_bytes()),))
+    with covered(folder, [archive(folder, "listed", [directory("", 0o755), (listed, b"data")])]) as root:
+        path = root + "/file"
+        for _ in range(2):
+            assert has(path) == text
+            assert allowed(SOMEBODY, lambda: read(path)) and not allowed(OTHER, lambda: read(path))
+            os.utime(path)  # which copies it up
 
 
 @in_namespace

@@ -5,33 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import subprocess
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 
 import pytest
 
-from fuse.layers import Layer
 from fuse.layers.archive import ArchiveLayer
-from fuse.syscalls import MountFlag, mount, umount
 from tests.fuse.archives import archive, directory, hardlink, regular, whiteout
-from tests.fuse.namespaces import in_namespace, is_whiteout, mounted, options_here, read, write
+from tests.fuse.namespaces import covered, in_namespace, is_whiteout, mounted, read, write
 
 pytestmark = [pytest.mark.fuse, pytest.mark.userns]
-
-
-@contextmanager
-def covered(folder: str, lowers: Sequence[Layer]) -> Iterator[str]:
-    """The kernel's overlay at folder/covered, over the layers at folder/merged."""
-    options = options_here(flags=MountFlag.RDONLY, beneath=True)
-    with mounted(folder, lowers, writable=False, options=options) as layers:
-        over = f"{folder}/covered"
-        os.makedirs(over, exist_ok=True)
-        words = f"lowerdir={layers},upperdir={folder}/upper,workdir={folder}/work,userxattr"
-        mount(b"overlay", over.encode(), b"overlay", MountFlag(0), words.encode())
-        try:
-            yield over
-        finally:
-            umount(over.encode())
 
 
 def plain(folder: str) -> ArchiveLayer:
@@ -118,3 +99,23 @@ def test_attributes_of_an_image_do_not_steer_the_kernel(folder: str) -> None:
         with pytest.raises(OSError) as error:
             os.getxattr(f"{root}/file", "user.missing")
         assert error.value.errno == errno.ENODATA
+
+
+@in_namespace
+def test_a_directory_that_ours_has_renamed_shows_no_deleted_names(folder: str) -> None:
+    with mounted(folder, [plain(folder)]) as root:
+        os.unlink(f"{root}/etc/shadow")
+        os.rename(f"{root}/etc", f"{root}/moved")
+    with covered(folder, [plain(folder)]) as root:
+        assert os.listdir(f"{root}/moved") == ["passwd"]
+
+
+@in_namespace
+def test_numbers_stay_when_a_file_is_copied_up(folder: str) -> None:
+    with covered(folder, [plain(folder)]) as root:
+        device = os.stat(root).st_dev
+        for path in ("etc", "etc/passwd", "big"):
+            before = os.lstat(f"{root}/{path}")
+            os.utime(f"{root}/{path}")
+            after = os.lstat(f"{root}/{path}")
+            assert before.st_dev == after.st_dev == device
