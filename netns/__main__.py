@@ -9,13 +9,13 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
-from typing import BinaryIO
 
 from netns.api import ApiSocket
-from netns.capture import Capture
 from netns.driver import Driver
 from netns.errors import NetworkError
+from netns.guestsockets import GuestSockets
 from netns.process import Settings, build, open_tap
+from netns.splice import Splicer
 from netns.tap import NamespaceRef
 
 # The version is of slirp4netns, whose options and API these are; programs look for the second word of the first line
@@ -55,6 +55,16 @@ class _Deprecated(argparse.Action):
     ) -> None:
         print(f"rcontain-slirp: {option_string} is deprecated; use {self.const}", file=sys.stderr)
         setattr(namespace, self.dest, True)
+
+
+class _Complaints:
+    """What the network has to say goes to stderr."""
+
+    def note(self, sentence: str) -> None:
+        try:
+            print(f"rcontain-slirp: {sentence}", file=sys.stderr, flush=True)
+        except OSError:
+            return  # nobody reads: it was only a note
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -120,15 +130,16 @@ def _run(options: argparse.Namespace) -> None:
         mac=options.macaddress,
         outbound=options.outbound_addr,
         outbound6=options.outbound_addr6,
+        pcap=options.pcap,
     )
-    tap_fd = _tap(options, settings)
-    driver = build(tap_fd, settings, (), advertise=not options.configure)
+    tap_fd, guest = _enter(options, settings)
+    driver = build(tap_fd, settings, (), control=lambda driver: _Complaints(), advertise=not options.configure)
+    splicer = Splicer(driver, guest, settings.addresses()) if guest is not None else None
     wake, wake_write = socket.socketpair()
     _stop_on_signals(driver, wake, wake_write)
     if options.exit_fd is not None:
         _watch_exit(driver, options.exit_fd)
-    api = ApiSocket(driver, options.api_socket, settings) if options.api_socket is not None else None
-    capture = _capture(driver, options.pcap)
+    api = ApiSocket(driver, options.api_socket, settings, splicer) if options.api_socket is not None else None
     try:
         if options.ready_fd is not None:
             os.write(options.ready_fd, b"1")
@@ -137,18 +148,24 @@ def _run(options: argparse.Namespace) -> None:
     finally:
         if api is not None:
             api.close()
+        if splicer is not None:
+            splicer.close()
         driver.close()
+        if driver.capture is not None:
+            driver.capture.close()
         signal.set_wakeup_fd(-1)
-        for owned in (wake, wake_write, capture):
-            if owned is not None:
-                owned.close()
+        wake.close()
+        wake_write.close()
 
 
-def _tap(options: argparse.Namespace, settings: Settings) -> int:
+def _enter(options: argparse.Namespace, settings: Settings) -> tuple[int, GuestSockets | None]:
+    """The TAP, and a way to sockets in the guest if ports can be published."""
     if options.netns_type == "tapfd":
         raise NetworkError("cannot use the TAP of another program: it has no virtio header")
     try:
-        return open_tap(_namespace(options), settings, configure=options.configure)
+        namespace = _namespace(options)
+        tap_fd = open_tap(namespace, settings, configure=options.configure)
+        return tap_fd, GuestSockets(namespace) if options.api_socket is not None else None
     except OSError as error:
         raise NetworkError(f"cannot open the namespace of {options.target}: {error.strerror}") from None
 
@@ -179,17 +196,6 @@ def _stop_on_signals(driver: Driver, wake: socket.socket, wake_write: socket.soc
     signal.set_wakeup_fd(wake_write.fileno())
     signal.signal(signal.SIGTERM, lambda number, frame: None)
     driver.watch(wake, select.EPOLLIN, lambda mask: driver.stop())
-
-
-def _capture(driver: Driver, path: str | None) -> BinaryIO | None:
-    if path is None:
-        return None
-    try:
-        file = open(path, "wb")  # noqa: SIM115  the caller closes it
-    except OSError as error:
-        raise NetworkError(f"cannot write a capture to {path}: {error.strerror}") from None
-    driver.capture = Capture(file)
-    return file
 
 
 def _watch_exit(driver: Driver, fd: int) -> None:

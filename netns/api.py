@@ -25,6 +25,7 @@ from netns.driver import Driver
 from netns.errors import NetworkError
 from netns.forward import TcpForwarder, UdpForwarder, publish, reserve_ports
 from netns.settings import PublishedPort, Settings
+from netns.splice import Splicer
 
 _MAX_REQUEST = 4096  # bytes, as in slirp4netns
 _MAX_CLIENTS = 16
@@ -45,8 +46,9 @@ class _Forward:
 class ApiSocket:
     """Listens at `path`, which it makes and removes. Raises NetworkError where it cannot."""
 
-    def __init__(self, driver: Driver, path: str, settings: Settings) -> None:
+    def __init__(self, driver: Driver, path: str, settings: Settings, splicer: Splicer | None = None) -> None:
         self._driver = driver
+        self._splicer = splicer
         self._path = path
         self._settings = settings
         self._addresses = settings.addresses()
@@ -174,7 +176,7 @@ class ApiSocket:
         except NetworkError as error:
             raise _BadRequest(f"add_hostfwd: slirp_add_hostfwd failed: {error}") from None
         identifier, self._next = self._next, self._next + 1
-        forwarder = publish(self._driver, reservation, self._addresses)
+        forwarder = publish(self._driver, reservation, self._addresses, self._splicer)
         self._forwards[identifier] = _Forward(forwarder, reservation.port, guest)
         return identifier
 

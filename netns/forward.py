@@ -1,8 +1,9 @@
 """Published ports: what connects to the host is connected to the guest, with the client's own source address.
 
-Clients on the host's loopback have an address that means something else in the guest; they appear as the gateway, and
-so does a client whose address lies on the guest's link. An application often listens on one family only, so a
-connection that it refuses is tried over the other one before the client is.
+Clients on the host's loopback have an address that means something else in the guest. Their connections are joined to
+the guest's by netns.splice where that can be, and appear as the guest itself; else, and with UDP, they appear as the
+gateway, and so does a client whose address lies on the guest's link. An application often listens on one family only,
+so a connection that it refuses is tried over the other one before the client is.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 from netns.errors import NetworkError
 from netns.relay import TcpRelay
 from netns.settings import Addresses, PublishedPort, Settings
+from netns.splice import Splicer
 from netns.stack import Stack
 from netns.udp import UdpFlow
 from netns.wire.error import Buffer
@@ -155,8 +157,11 @@ class _Clients:
 class TcpForwarder:
     """Connections to one published port; owns the listening socket."""
 
-    def __init__(self, driver: Driver, reservation: Reservation, addresses: Addresses) -> None:
+    def __init__(
+        self, driver: Driver, reservation: Reservation, addresses: Addresses, splicer: Splicer | None = None
+    ) -> None:
         self._driver = driver
+        self._splicer = splicer
         self._sock = reservation.sock
         self._port = reservation.port
         self._clients = _Clients(addresses)
@@ -189,13 +194,24 @@ class TcpForwarder:
             except OSError:
                 sock.close()  # the client is gone already
                 continue
-            first, second = self._clients.families(client[0])
-            if not self._connect(sock, client, (first, second)):
-                sock.close()
+            if not (is_loopback(client[0]) and self._join(sock, client)):
+                self._cross(sock, client)
 
     def _resume(self) -> None:
         if self._sock.fileno() >= 0:
             self._driver.watch(self._sock, select.EPOLLIN, self.on_io)
+
+    def _join(self, sock: socket.socket, client: tuple[str, int]) -> bool:
+        """Leave `sock` to the splicer, if there is one and it takes it."""
+        if self._splicer is None:
+            return False
+        name = f"[{client[0]}]:{client[1]}" if ":" in client[0] else f"{client[0]}:{client[1]}"
+        return self._splicer.join(sock, name, self._port.container_port, lambda sock: self._cross(sock, client))
+
+    def _cross(self, sock: socket.socket, client: tuple[str, int]) -> None:
+        """Connect over the TAP."""
+        if not self._connect(sock, client, self._clients.families(client[0])):
+            sock.close()
 
     def _connect(self, sock: socket.socket, client: tuple[str, int], families: tuple[bool, ...]) -> bool:
         """Connect to the guest over the first family possible; the rest are for when it refuses."""
@@ -215,6 +231,11 @@ class TcpForwarder:
                     TcpRelay(self._driver, flow, sock=sock, refused=refused)
                     return True
         return False
+
+
+def is_loopback(address: str) -> bool:
+    """Whether `address`, as the kernel writes it, is the host's own."""
+    return address == "::1" or address.startswith("127.")
 
 
 def _ports(wanted: int) -> tuple[int, ...]:
@@ -316,8 +337,10 @@ class _Client:
         self._forwarder.flows.pop((self._client[0], self._client[1]), None)
 
 
-def publish(driver: Driver, reservation: Reservation, addresses: Addresses) -> TcpForwarder | UdpForwarder:
+def publish(
+    driver: Driver, reservation: Reservation, addresses: Addresses, splicer: Splicer | None = None
+) -> TcpForwarder | UdpForwarder:
     """Serve one reserved port, whose socket the result owns."""
     if reservation.port.protocol == "tcp":
-        return TcpForwarder(driver, reservation, addresses)
+        return TcpForwarder(driver, reservation, addresses, splicer)
     return UdpForwarder(driver, reservation, addresses)

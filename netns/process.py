@@ -10,23 +10,29 @@ memory that it shares with its parent.
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 import resource
 import secrets
 import signal
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from netns import syscalls
+from netns import egress, syscalls
+from netns.capture import Capture
+from netns.control import Control
 from netns.driver import Driver
 from netns.errors import NetworkError
 from netns.forward import Reservation, publish, reserve_ports
+from netns.guestsockets import GuestSockets
 from netns.hostchanges import HostChanges
 from netns.link import Link
+from netns.loop import Notes
 from netns.reach import Reach
 from netns.resolver import Resolver
 from netns.settings import PublishedPort, Settings
+from netns.splice import Splicer
 from netns.stack import Stack
 from netns.tap import NamespaceRef, hardware_address, loopback_up, open_tap
 
@@ -64,8 +70,20 @@ def host_address(*, six: bool = False) -> str | None:
         return None
 
 
-def build(tap_fd: int, settings: Settings, reservations: Sequence[Reservation], *, advertise: bool = False) -> Driver:
-    """The network, ready to run. `advertise` router advertisements, for a guest that configures itself."""
+def build(
+    tap_fd: int,
+    settings: Settings,
+    reservations: Sequence[Reservation],
+    *,
+    guest: GuestSockets | None = None,
+    control: Callable[[Driver], Notes] | None = None,
+    advertise: bool = False,
+) -> Driver:
+    """The network, ready to run. `advertise` router advertisements, for a guest that configures itself.
+
+    With `guest` clients of the host's loopback are joined to it directly. What `control` makes hears notes from the
+    start. Raises NetworkError for rules that are none, and for a capture that cannot be written.
+    """
     addresses = settings.addresses()
     link = Link(_OUR_MAC + addresses.gateway, hardware_address(tap_fd), settings.mtu)
     stack = Stack(
@@ -84,9 +102,17 @@ def build(tap_fd: int, settings: Settings, reservations: Sequence[Reservation], 
         outbound=settings.outbound,
         outbound6=settings.outbound6,
     )
+    driver.egress = egress.parse(settings.egress)
+    splicer = Splicer(driver, guest, addresses) if guest is not None else None
+    if control is not None:
+        driver.control = control(driver)
+        if splicer is not None and isinstance(driver.control, Control):
+            driver.control.sources.append(splicer.list)
+    if settings.pcap is not None:
+        driver.capture = Capture.create(settings.pcap, mac=link.mac, note=driver.note, interface=settings.interface)
     HostChanges(driver)
     for reservation in reservations:
-        publish(driver, reservation, addresses)
+        publish(driver, reservation, addresses, splicer)
     return driver
 
 
@@ -96,28 +122,41 @@ def serve(
     reservations: Sequence[Reservation],
     ready_fd: int,
     control: socket.socket | None = None,
+    *,
+    namespace: int | None = None,
 ) -> None:
     """Run the network of `tap_fd` until `control` is at its end, or the guest deletes the device.
 
     The descriptor of a TAP keeps its network namespace alive, so the end of the guest is for the owner to notice.
     Closes every descriptor but its own, stdin to stderr included. Writes b"1" to `ready_fd` once packets flow, else
-    a line that says why they do not, and closes it. Sentences worth logging go to `control`, one a line.
+    a line that says why they do not, and closes it. `control` is for netns.control.
+
+    With `namespace`, the guest's, which is closed too, clients of the host's loopback are joined to it directly.
     """
+    guest = _enter(namespace, reservations)
     _leave_parent(tap_fd, reservations, ready_fd, control)
     try:
-        driver = build(tap_fd, settings, reservations)
-        if control is not None:
-            control.setblocking(False)
-            driver.attach_control(control)
+        line = functools.partial(Control, sock=control) if control is not None else None
+        driver = build(tap_fd, settings, reservations, guest=guest, control=line)
         syscalls.set_no_new_privs()
         syscalls.drop_capabilities()
-    except OSError as error:
+    except (OSError, NetworkError) as error:
         os.write(ready_fd, f"cannot start the network: {error}\n".encode())
         os.close(ready_fd)
         return
     os.write(ready_fd, b"1")
     os.close(ready_fd)
     driver.run()
+
+
+def _enter(namespace: int | None, reservations: Sequence[Reservation]) -> GuestSockets | None:
+    """A way into the guest's namespace where there is something to join; without one everything crosses the TAP."""
+    if namespace is None or not any(reservation.port.protocol == "tcp" for reservation in reservations):
+        return None
+    try:
+        return GuestSockets(namespace)
+    except OSError:
+        return None
 
 
 def _leave_parent(

@@ -82,8 +82,16 @@ class Running:
 class Network:
     """A guest (a process in user and network namespaces of its own) and the process that serves its network."""
 
-    def __init__(self, settings: Settings | None = None, *, prepare: Callable[[], object] | None = None) -> None:
-        """`prepare` runs in the guest's namespaces before the network is made."""
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        prepare: Callable[[], object] | None = None,
+        joins: bool = False,
+    ) -> None:
+        """`prepare` runs in the guest's namespaces before the network is made. With `joins` clients of the host's
+        loopback are joined to the guest, else they cross the TAP."""
+        self._joins = joins
         self.settings = settings or Settings(disable_host_loopback=False)
         self._prepare = prepare
 
@@ -95,11 +103,12 @@ class Network:
             self.run(self._prepare)
         tap_fd = process.open_tap(self.pidfd, self.settings)
         ready, ready_write = os.pipe()
-        self.control, control = socket.socketpair()
+        self.control, control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.pid = os.fork()
         if not self.pid:
             try:
-                process.serve(tap_fd, self.settings, self.reservations, ready_write, control)
+                namespace = self.pidfd if self._joins else None
+                process.serve(tap_fd, self.settings, self.reservations, ready_write, control, namespace=namespace)
             finally:
                 os._exit(0)
         os.close(ready_write)

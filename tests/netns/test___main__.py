@@ -80,3 +80,13 @@ def test_a_small_mtu_is_without_ipv6(guest: int) -> None:
     with slirp("-c", "-m", "1000", "-6", str(guest)):
         text = in_guest(guest, "ip", "address", "show", "tap0")
         assert "mtu 1000" in text and "10.0.2.100/24" in text and "inet6 fd00" not in text
+
+
+def test_what_it_complains_of_is_said_on_stderr(guest: int) -> None:
+    words = [sys.executable, "-m", "netns", "-c", "-r", "1", "--pcap", "/dev/full", str(guest)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT, text=True) as process:
+        assert process.stdout is not None and process.stdout.read(1) == "1"
+        assert "1 packets received" in in_guest(guest, "busybox", "ping", "-c", "1", "10.0.2.2")
+        process.terminate()
+        assert process.wait(20) == 0 and process.stderr is not None
+        assert process.stderr.read() == "rcontain-slirp: the capture of packets has ended: No space left on device\n"
