@@ -70,8 +70,6 @@ class HostPort(Document, frozen=True, kw_only=True):
 
 
 class NetworkSettings(Document, frozen=True, kw_only=True):
-    """`mac_address` is empty where the kernel chose it."""
-
     gateway: str = ""
     ip_address: str = msgspec.field(default="", name="IPAddress")
     ip_prefix_len: int = msgspec.field(default=0, name="IPPrefixLen")
@@ -241,7 +239,7 @@ def describe_container(container: Container, record: Record, state: State, sizes
         size_rw=sizes.rw_size if sizes else None,
         size_root_fs=sizes.root_fs_size if sizes else None,
         mounts=tuple(_mount(point, container.settings) for point in record.mounts if point.type != "tmpfs"),
-        network_settings=_network(container.settings, record, ports),
+        network_settings=_network(container.settings, record, state, ports),
         config=ContainerConfig(
             hostname=spec.hostname or record.hostname,
             domainname=spec.domainname or "",
@@ -357,15 +355,17 @@ def _ports(bound: Sequence[Published]) -> dict[str, tuple[HostPort, ...]]:
     return found
 
 
-def _network(settings: Settings, record: Record, ports: dict[str, tuple[HostPort, ...]]) -> NetworkSettings:
+def _network(
+    settings: Settings, record: Record, state: State, ports: dict[str, tuple[HostPort, ...]]
+) -> NetworkSettings:
     """A container that shares another's network has the other's addresses and ports, as with Podman."""
     other = sharing.shown(settings, record.network)
     if other is not None:
-        theirs = other.record()
-        return _network(settings, theirs, _ports(published(theirs, other.state())))
+        theirs, now = other.record(), other.state()
+        return _network(settings, theirs, now, _ports(published(theirs, now)))
     if record.network.mode != "user":
         return NetworkSettings(ports=ports)
-    link, own = record.network.link, network.addresses(record.network)
+    own = network.addresses(record.network)
     gateway, guest, guest6 = _text(own.gateway), _text(own.guest), _text(own.guest6)
     return NetworkSettings(
         gateway=gateway,
@@ -374,7 +374,7 @@ def _network(settings: Settings, record: Record, ports: dict[str, tuple[HostPort
         ipv6_gateway=_text(own.gateway6),
         global_ipv6_address=guest6,
         global_ipv6_prefix_len=own.prefix6 if guest6 else 0,
-        mac_address=link.mac,
+        mac_address=network.hardware_address(record.network, state.pid),
         ports=ports,
         networks={"user": {"Gateway": gateway, "IPAddress": guest, "GlobalIPv6Address": guest6}},
     )

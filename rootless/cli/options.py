@@ -193,7 +193,7 @@ def creation_options(session: Session, image: str, command: tuple[str, ...], fla
         cap_add=flags["cap_add"],
         cap_drop=flags["cap_drop"],
         published=_no_port_twice(published, session.cwd),
-        publish_all=flags["publish_all"],
+        publish_all=flags["publish_all"] and network.mode == "user",
         network=network.mode,
         network_target=network.target,
         host_loopback=network.host_loopback,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from netns.process import Reservation
 from netns.settings import Addresses, PublishedPort, Settings
 
 from ..errors import HostError, UsageError
+from ..runtime.rootdir import RootDir
 from .children import Child, fork_child, read_ready
 from .options import Link, Published
 from .record import Network
@@ -132,9 +134,19 @@ def _check_capture(path: str) -> None:
     if not path:
         return
     try:
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o600))
     except OSError as error:
         raise HostError(f"cannot write the capture {path}: {error.strerror}") from None
+
+
+def hardware_address(network: Network, pid: int) -> str:
+    """That of a running container's interface, as the container sees it in /sys; what was asked for otherwise."""
+    try:
+        with RootDir.at(f"/proc/{pid}/root") as root:
+            text = (root.read(f"/sys/class/net/{network.link.interface}/address", 4096) or b"").decode().strip()
+    except (OSError, ValueError):
+        text = ""  # it has ended, or does as it likes with its /sys
+    return text if re.fullmatch("([0-9a-f]{2}:){5}[0-9a-f]{2}", text) else network.link.mac
 
 
 class _Word(msgspec.Struct, frozen=True):
@@ -237,7 +249,7 @@ def start(network: Network, reserved: Reserved, log: str) -> Server | None:
         except NetworkError as error:
             os.write(writing, f"{error}\n".encode())
             return
-        netns.process.serve(tap, reserved.settings, reserved.reservations, writing, theirs)
+        netns.process.serve(tap, reserved.settings, reserved.reservations, writing, theirs, namespace=namespaces[0])
 
     child = fork_child("net", serve, keep=(theirs.fileno(), writing, *fds), log=log)
     os.close(writing)

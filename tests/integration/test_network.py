@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from netns.process import host_address
 from tests.integration.test_run import sh
 from tests.kit.command import Rcontain
 
@@ -223,12 +224,26 @@ def test_published_tcp_port(auto_box: Rcontain, demo: str, address: str) -> None
         assert [persistent_exchange(port, b"this\n") for _ in range(3)] == [b"got this\n"] * 3
 
 
-def test_clients_of_a_published_port_on_loopback_appear_as_the_gateway(auto_box: Rcontain, demo: str) -> None:
+def peers_of_a_published_port(box: Rcontain, demo: str, address: str) -> list[str]:
+    """The far ends of the server's connections, as it sees them, while somebody connects to `address`."""
     port = free_port()
     command = ("nc", "-l", "-p", "80", "-e", "sh", "-c", "read line; netstat -tn | grep :80")
-    with served(auto_box, demo, f"{port}:80", *command):
-        words = persistent_exchange(port, b"go\n").decode().split()
-    assert words[3].endswith(":80") and GATEWAY in words[4]
+    with served(box, demo, f"{port}:80", *command):
+        said = persistent_exchange(port, b"go\n", address).decode()
+    rows = [line.split() for line in said.splitlines()]
+    return [row[4].rpartition(":")[0].removeprefix("::ffff:") for row in rows if row[3].endswith(":80")]
+
+
+def test_clients_of_a_published_port_on_loopback_appear_as_the_container(auto_box: Rcontain, demo: str) -> None:
+    """They are joined to it inside."""
+    assert peers_of_a_published_port(auto_box, demo, "127.0.0.1") == ["10.0.2.100"]
+
+
+def test_other_clients_of_a_published_port_keep_their_address(auto_box: Rcontain, demo: str) -> None:
+    address = host_address()
+    if address is None or address.startswith("10.0.2."):
+        pytest.skip("needs an address of this machine that is not in the container's network, 10.0.2.0/24")
+    assert peers_of_a_published_port(auto_box, demo, address) == [address]
 
 
 def test_a_large_answer_of_a_published_port(auto_box: Rcontain, demo: str) -> None:

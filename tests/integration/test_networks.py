@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
+import socket
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -40,6 +45,12 @@ def test_the_users_options(auto_box: Rcontain, demo: str) -> None:
     hosts = {tuple(line.split()) for line in said.split("\n")}
     assert any(words[:1] == ("192.168.7.2",) and HOST in words for words in hosts)
     assert any(words[:1] == ("192.168.7.100",) and "own" in words for words in hosts)
+
+
+def test_the_hardware_address_that_the_kernel_chose(auto_box: Rcontain, demo: str) -> None:
+    with running(auto_box, demo, "own"):
+        seen = auto_box.text("exec", "own", "cat", "/sys/class/net/tap0/address")
+        assert auto_box.text("inspect", "own", "--format", "{{.NetworkSettings.MacAddress}}") == seen
 
 
 @pytest.mark.parametrize("network", ["slirp4netns:mtu=1400,cidr=192.168.7.0/24", "pasta:-m,1400,-a,192.168.7.100"])
@@ -123,6 +134,18 @@ def test_power_over_the_network_of_another_container(auto_box: Rcontain, demo: s
         assert "mtu 1400" in sh(auto_box, demo, "ip -o link show tap0", *shares, "--userns", "keep-id")
 
 
+@pytest.mark.parametrize("flags", [["--userns", "keep-id"], ["--userns", "nomap"], ["--privileged"], ["--read-only"]])
+def test_other_containers_in_the_network_of_one(auto_box: Rcontain, demo: str, flags: list[str]) -> None:
+    with running(auto_box, demo, "first"), running(auto_box, demo, "second", "--network", "container:first", *flags):
+        assert "10.0.2.100/24" in auto_box.text("exec", "second", "ip", "-o", "addr", "show", "tap0")
+
+
+def test_the_hosts_network_by_another_container(auto_box: Rcontain, demo: str) -> None:
+    inode = os.readlink("/proc/self/ns/net")
+    with running(auto_box, demo, "first", "--network", "host"):
+        assert sh(auto_box, demo, "readlink /proc/self/ns/net", "--network", "container:first") == inode
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
@@ -149,3 +172,58 @@ def test_the_network_of_a_path(auto_box: Rcontain, demo: str) -> None:
         pid = auto_box.text("inspect", "first", "--format", "{{.State.Pid}}")
         said = sh(auto_box, demo, "ip -o addr show dev tap0", "--network", f"ns:/proc/{pid}/ns/net")
         assert "10.0.2.100/24" in said
+
+
+def test_a_network_without_a_way_out(auto_box: Rcontain, demo: str) -> None:
+    """Refused at once, told in `inspect` and by `network flows`; what is allowed goes on."""
+    with (
+        tcp_server(lambda connection: connection.sendall(b"allowed\n")) as port,
+        running(auto_box, demo, "jail", "--egress", f"allow={GATEWAY}:{port}") as _,
+    ):
+        assert "refused" in auto_box.text("exec", "jail", "sh", "-c", f"nc -w 9 {GATEWAY} {port + 1} 2>&1 || true")
+        assert "refused" in auto_box.text("exec", "jail", "sh", "-c", "nc -w 9 192.0.2.1 80 2>&1 || true")
+        assert auto_box.text("exec", "jail", "nc", HOST, str(port)) == "allowed"
+        lines = auto_box.text("network", "flows", "--denied", "--noheading", "jail").split("\n")
+        denied = {tuple(line.split()) for line in lines}
+        assert ("tcp", "192.0.2.1", "80", "1") in denied and ("tcp", GATEWAY, str(port + 1), "1") in denied
+        warnings = auto_box.text("inspect", "jail", "--format", "{{json .State.Warnings}}")
+        assert "refused by the egress rules: tcp to 192.0.2.1, port 80" in warnings
+        assert len(denied) == 2 and warnings.count("refused by") == 2
+
+
+def test_flows(auto_box: Rcontain, demo: str) -> None:
+    """Both directions, with bytes; those of a container that shares the network are the network's."""
+    done = threading.Event()
+
+    def serve(connection: socket.socket) -> None:
+        assert connection.recv(100) == b"question\n"
+        connection.sendall(b"the answer\n")
+        done.wait(30)
+
+    with tcp_server(serve) as port:
+        command = ("sh", "-c", f"(echo question; sleep 1000) | nc {HOST} {port}")
+        try:
+            with (
+                running(auto_box, demo, "client", command=command),
+                running(auto_box, demo, "guest", "--network", "container:client"),
+            ):
+                while auto_box.text("logs", "client") != "the answer":
+                    pass
+                for name in ("client", "guest"):
+                    told = auto_box.text("network", "flows", name, "--format", "{{.Protocol}} {{.Far}} {{.State}}")
+                    assert told == f"tcp {GATEWAY}:{port} established"
+                documents = json.loads(auto_box.text("network", "flows", "client", "--format", "json"))
+                assert [(one["direction"], one["received"], one["sent"]) for one in documents] == [("out", 11, 9)]
+        finally:
+            done.set()
+
+
+def test_a_capture(auto_box: Rcontain, demo: str, tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    capture = tmp_path / "capture"
+    with tcp_server(lambda connection: connection.sendall(b"hello\n")) as port:
+        auto_box("run", "--rm", "--network-pcap", str(capture), demo, "nc", HOST, str(port))
+    assert capture.read_bytes()[:4] == b"\x0a\x0d\x0d\x0a"  # a section header block: pcapng, section 4.1
+    command = ["tshark", "-r", capture, "-T", "fields", "-e", "tcp.payload", "-Y", f"tcp.srcport == {port}"]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert b"hello\n".hex() in said
