@@ -211,16 +211,6 @@ class UdpRelay:
         address: str = self._sock.getsockname()[0]
         return address
 
-    @property
-    def target(self) -> str:
-        """The address of the far end on the host's network."""
-        return self._target
-
-    def source(self) -> str:
-        """The address of the host from which datagrams leave."""
-        address: str = self._sock.getsockname()[0]
-        return address
-
     def expired(self) -> None:
         """The flow is forgotten."""
         self._flush()

@@ -57,7 +57,9 @@ class _Ping:
             self._strict = event.dont_fragment
             errorqueue.forbid_fragments(self.sock, event.dont_fragment)
         kind = icmp.ECHO_REQUEST if len(event.far) == 4 else icmpv6.ECHO_REQUEST
-        self.sock.send(IcmpMessage(kind, 0, 0, event.number, event.payload).to_bytes())
+        message = IcmpMessage(kind, 0, 0, event.number, event.payload).to_bytes()
+        # Not connected, so that what goes on for long follows the host when its own address changes.
+        self.sock.sendto(message, (self.target, 0))
 
     def on_io(self, mask: int) -> None:
         """Replies or errors arrived."""
@@ -65,14 +67,15 @@ class _Ping:
             self._owner.pass_errors_on(self)
         for _ in range(_REPLIES):
             try:
-                data = self.sock.recv(65535)
+                data, source = self.sock.recvfrom(65535)
             except BlockingIOError:
                 return
             except OSError:
                 if not self._owner.pass_errors_on(self):
                     return
                 continue
-            self._owner.answered(self, data)
+            if source[0] == self.target:
+                self._owner.answered(self, data)
 
 
 class Pings:
@@ -125,7 +128,6 @@ class Pings:
             sock = self._driver.open_socket(socket.AF_INET6, socket.SOCK_DGRAM, socket.IPPROTO_ICMPV6)
         try:
             errorqueue.enable(sock)
-            sock.connect((address, 0))
         except OSError:
             sock.close()
             raise
