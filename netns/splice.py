@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _COPY = 65536  # bytes of a read that is not spliced
 _PIPE = 1 << 20  # bytes that a pipe holds, if the user may have it so large
+_SEND_BUFFER = 4 << 20  # bytes; the kernel's own limit for a TCP socket without SO_SNDBUF (tcp(7), tcp_wmem)
 _LITTLE = 16384  # a splice that brings less gives the pipe back
 _SPLICE_FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 _MAX_PIPES = 8  # that are kept for the next
@@ -44,10 +45,19 @@ Refused = Callable[[socket.socket], None]
 
 
 class Pipes:
-    """Pipes that are empty, kept for whoever needs one next."""
+    """Pipes that are empty, kept for whoever needs one next, and `send_buffer`, the bytes of a socket's that go with
+    them; 0 where the host allows so few that the kernel's own choice is better."""
 
     def __init__(self) -> None:
         self._idle: list[tuple[int, int]] = []
+
+    @functools.cached_property
+    def send_buffer(self) -> int:
+        try:
+            with open("/proc/sys/net/core/wmem_max", encoding="ascii") as file:
+                return _SEND_BUFFER if int(file.read()) >= _SEND_BUFFER else 0
+        except (OSError, ValueError):
+            return 0
 
     def take(self) -> tuple[int, int] | None:
         """The ends to read from and to write to; None where there are no descriptors for them."""
@@ -123,7 +133,7 @@ class Splicer:
 class _Way:
     """One direction: from `source` to `sink`, and what is between them, in `pipe` (`held` bytes) or in `copied`."""
 
-    __slots__ = ("_pipes", "copied", "count", "ended", "held", "pipe", "shut", "sink", "source")
+    __slots__ = ("_pipes", "copied", "count", "ended", "held", "pipe", "shut", "sink", "source", "wide")
 
     def __init__(self, pipes: Pipes, source: socket.socket, sink: socket.socket) -> None:
         self._pipes = pipes
@@ -135,6 +145,7 @@ class _Way:
         self.count = 0
         self.ended = False
         self.shut = False
+        self.wide = False
 
     @property
     def waits(self) -> bool:
@@ -161,6 +172,13 @@ class _Way:
             self._pass_on(buffer[:size])
             if size == len(buffer):
                 self.pipe = self._pipes.take()
+                self._widen()
+
+    def _widen(self) -> None:
+        """Much is coming: let the sink take much at a time, where that is more than the kernel would come to itself."""
+        if not self.wide and self._pipes.send_buffer:
+            self.wide = True
+            self.sink.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self._pipes.send_buffer)
 
     def _pass_on(self, data: memoryview) -> None:
         try:
