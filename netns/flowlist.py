@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from netns.egress import Egress, text
+from netns.egress import text
 
 if TYPE_CHECKING:
     from netns.driver import Driver
@@ -55,16 +55,16 @@ def flows(driver: Driver) -> Iterator[Flow]:
     """The flows that cross `driver`'s stack, TCP first, each in the order in which they began or were last used."""
     for tcp in list(driver.stack.tcp.values()):
         yield _flow(driver, "tcp", tcp, tcp.connection.state.name.lower().replace("_", "-"))
-    for udp in list(driver.stack.udp._flows.values()):
-        yield _flow(driver, "udp", udp, "replied" if udp.to_guest and udp.from_guest else "unreplied")
+    for udp in list(driver.stack.udp):
+        yield _flow(driver, "udp", udp, "answered" if udp.spoke and udp.heard else "unanswered")
 
 
 def _flow(driver: Driver, protocol: str, flow: TcpFlow | UdpFlow, state: str) -> Flow:
-    egress: Egress | None = getattr(driver, "egress", None)
+    egress = driver.egress
     names = egress.names_of(flow.far) if egress is not None else []
     return Flow(
         protocol,
-        getattr(flow, "inbound", False),
+        flow.inbound,
         endpoint(flow.guest, flow.guest_port),
         endpoint(flow.far, flow.far_port),
         names[0] if names else None,
@@ -77,7 +77,7 @@ def _flow(driver: Driver, protocol: str, flow: TcpFlow | UdpFlow, state: str) ->
 
 def document(driver: Driver, others: Iterable[Flow] = ()) -> bytes:
     """{"flows": [...], "denied": [...]}; `others` are flows that do not cross the stack."""
-    egress: Egress | None = getattr(driver, "egress", None)
+    egress = driver.egress
     denied = egress.denied if egress is not None else []
     listed: list[dict[str, object]] = []
     for source in (flows(driver), others):

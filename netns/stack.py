@@ -141,6 +141,7 @@ class Stack(Internet):
         connection = Connection.active(now, iss=self._random(), mss=self._mss(far), capacity=self._capacity())
         flow = TcpFlow(guest, guest_port, far, far_port, connection)
         flow.inbound = True
+        flow.since = now
         self.tcp[key] = flow
         self._dirty[flow] = None
         return flow
@@ -175,6 +176,7 @@ class Stack(Internet):
         )
         flow = TcpFlow(source, segment.source_port, destination, segment.destination_port, connection)
         if fresh and len(self.tcp) < self._max_flows:
+            flow.since = now
             self.tcp[flow.key] = flow
             self._half_open[flow] = now + _HALF_OPEN_SECONDS
             if len(self._half_open) > self._max_half_open:
