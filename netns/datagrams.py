@@ -64,7 +64,7 @@ class UdpRelay:
         self._batches = True
         self._ethernet = _ETHERNET if len(flow.guest) == 4 else _ETHERNET6
         family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-        self._sock = driver.open_socket(family, socket.SOCK_DGRAM)
+        self._sock = driver.open_socket(family, socket.SOCK_DGRAM, far=address[0])
         try:
             errorqueue.enable(self._sock)
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)

@@ -123,9 +123,9 @@ class Pings:
 
     def _open(self, name: Name, address: str, event: EchoRequested) -> _Ping:
         if len(name[1]) == 4:
-            sock = self._driver.open_socket(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_ICMP)
+            sock = self._driver.open_socket(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_ICMP, far=address)
         else:
-            sock = self._driver.open_socket(socket.AF_INET6, socket.SOCK_DGRAM, socket.IPPROTO_ICMPV6)
+            sock = self._driver.open_socket(socket.AF_INET6, socket.SOCK_DGRAM, socket.IPPROTO_ICMPV6, far=address)
         try:
             errorqueue.enable(sock)
         except OSError:

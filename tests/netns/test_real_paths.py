@@ -126,6 +126,19 @@ def test_what_routers_say_is_passed_on(far: str, said: str, number: int | None) 
     with_a_path(work)
 
 
+def test_pings_obey_the_rules() -> None:
+    def work(network: Network) -> None:
+        for far, expected in (
+            (FAR, "Packet filtered"),
+            (FAR6, "Administratively prohibited"),
+            (FIRST, " 0% packet loss"),
+        ):
+            text = network.run(lambda far=far: path.said("ping", "-n", "-c", "1", "-W", "5", far))
+            assert expected in text, text
+
+    with_a_path(work, Settings(egress=(f"allow={FIRST}",)))
+
+
 def exchange(far: str, port: int) -> tuple[int, bytes]:
     """The errno that comes back for a datagram, with the payload that is quoted and the address that says so."""
     six = ":" in far
