@@ -33,6 +33,7 @@ __all__ = ["Driver", "Timer"]
 _BATCH = 64  # frames before the sockets have their turn
 _FRAME = 65536 + 64
 _IOV_MAX = 1024
+_ACK_PATIENCE = 0.001  # seconds: longer than most answers from this machine take
 
 
 class Driver(Loop):
@@ -50,6 +51,7 @@ class Driver(Loop):
     ) -> None:
         super().__init__()
         self.stack = stack
+        stack.ack_patience = _ACK_PATIENCE
         self.reach = reach
         self.egress: Egress | None = None
         self.capture: Capture | None = None
@@ -125,8 +127,10 @@ class Driver(Loop):
         stack = self.stack
         now = self.now
         while True:
-            for frame in stack.poll(now):
-                self._write(frame)
+            frames = stack.poll(now)
+            if frames:
+                for frame in frames:
+                    self._write(frame)
             events = stack.take_events()
             if events:
                 self._handle_all(events)

@@ -25,7 +25,7 @@ class TcpReceived:
 
 @dataclass(slots=True)
 class TcpReady:
-    """The batch that concerned `flow` is over: there may be room to send."""
+    """The batch that concerned `flow` is over: there may be room to send, which it is `waiting` for."""
 
     flow: TcpFlow
 

@@ -135,8 +135,11 @@ class Loop:
         due = self._due()
         if self._timers and (due is None or self._timers[0][0] < due):
             due = self._timers[0][0]
+        if due is None:
+            return -1
         # epoll counts in milliseconds: waiting for less than one would make it spin.
-        return -1 if due is None else max(0.0, due - self.now) + 0.001
+        left = due - self.now
+        return left + 0.0005 if left > 0.001 else 0.001
 
     def _failed(self, fd: int, handler: Handler, error: Exception) -> None:
         """One flow ends by a fault of ours, not all of them: its owner's `failed`, if it has one, is called."""

@@ -86,9 +86,14 @@ class TcpRelay:
                 error = sock.connect_ex(address)
             except OSError as problem:  # an address that the resolver's rules do not accept
                 error = problem.errno or errno.EHOSTUNREACH
-            if error in (0, errno.EINPROGRESS):
+            if error == errno.EINPROGRESS:
+                error = sock.connect_ex(address)  # on this machine the answer is already there
+            if error in (0, errno.EALREADY):
                 self._sock = sock
-                self._watch(select.EPOLLOUT)
+                if error:
+                    self._watch(select.EPOLLOUT)
+                else:
+                    self._connected()
                 return
             sock.close()
         self._refuse(error)
@@ -164,9 +169,12 @@ class TcpRelay:
             self._driver.discard(sock, shared=False)
             self._dial(error)
             return
+        self._watch(0)
+        self._connected()
+
+    def _connected(self) -> None:
         self._flow.connection.accept()
         self._driver.stack.touch(self._flow)
-        self._watch(0)
 
     def _read(self, sock: socket.socket) -> None:
         connection = self._flow.connection
@@ -286,6 +294,10 @@ class TcpRelay:
                     self._abandon()
                     return
         interest = select.EPOLLOUT if self._unsent else 0
-        if not self._host_closed and connection.send_room() >= self._read_size:
-            interest |= select.EPOLLIN
-        self._watch(interest)
+        if not self._host_closed:
+            room = connection.send_room() >= self._read_size
+            self._flow.waiting = not room
+            if room:
+                interest |= select.EPOLLIN
+        if interest != self._interest:
+            self._watch(interest)

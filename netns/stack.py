@@ -8,6 +8,7 @@ raised. TCP is here: a flow per connection; a SYN is held until the owner has di
 from __future__ import annotations
 
 import heapq
+import struct
 from collections.abc import Callable
 from itertools import count
 
@@ -19,7 +20,10 @@ from netns.tcp.connection import Connection
 from netns.tcp.flow import TcpFlow, flow_key
 from netns.tcp.state import State
 from netns.wire.error import Buffer
+from netns.wire.ethernet import ETHERTYPE_IPV4, ETHERTYPE_IPV6
+from netns.wire.ipv4 import PROTOCOL_TCP
 from netns.wire.tcp import ACK, RST, SYN, TcpSegment
+from netns.wire.vnet import DATA_VALID, NEEDS_CSUM
 
 _MAX_CAPACITY = 1 << 20  # bytes buffered in one direction of a connection
 _MIN_CAPACITY = 1 << 16
@@ -27,8 +31,21 @@ _TOTAL_CAPACITY = 1 << 28  # shared by all connections: the more there are, the 
 _MAX_HALF_OPEN = 1024
 _HALF_OPEN_SECONDS = 30.0
 _HALF_OPEN = frozenset({State.LISTEN, State.SYN_RECEIVED})
+_UNSYNCHRONIZED = frozenset({State.LISTEN, State.SYN_SENT, State.CLOSED})
+_SWEEP_SECONDS = 0.5
 _SPARE_TIMERS = 256  # entries without effect that may lie about
 _MASK = 0xFFFFFFFF
+
+# An ordinary frame at one go: the virtio header's flags, the sender's hardware address, the type, fields of the IP
+# header, addresses and ports (a flow's name), sequence number, acknowledgement, offset and flags, window.
+_FRAME4 = struct.Struct("!B15x6sHBxHxxHBBxx12sIIHH")
+_FRAME6 = struct.Struct("!B15x6sHIHBB36sIIHH")
+_IP = 24
+_IPV4 = slice(_IP, _IP + 20)
+_TCP4 = _IP + 20
+_TCP6 = _IP + 40
+_SHORTEST = _TCP4 + 20
+_CHECKED = NEEDS_CSUM | DATA_VALID
 
 
 class Stack(Internet):
@@ -55,6 +72,9 @@ class Stack(Internet):
         self._random = random
         self._max_flows = max_flows
         self._half_open: dict[TcpFlow, float] = {}  # and until when, the oldest first
+        self._sweep_at = 0.0  # when UDP flows are looked at again
+        self.ack_patience = 0.0  # seconds that an acknowledgement waits for data to go with
+        self._owing: dict[TcpFlow, float] = {}  # and since when, the oldest first
         self._max_half_open = max(16, min(_MAX_HALF_OPEN, max_flows // 4))
         self._dirty: dict[TcpFlow, None] = {}
         self._timers: list[tuple[float, int, TcpFlow]] = []
@@ -72,23 +92,43 @@ class Stack(Internet):
                 self._dirty[flow] = None
         if self._half_open:
             self._forget_half_open(now)
+        if self._owing:
+            self._acknowledge(now)
         if self._dirty:
             dirty, self._dirty = self._dirty, {}
+            hold = self.ack_patience > 0.0
             for flow in dirty:
-                self._poll_flow(flow, now)
-        for expired in self.udp.expire(now):
-            self._events.append(UdpExpired(expired))
-        frames, self._frames = self._frames, []
+                connection = flow.connection
+                if hold and connection.is_quiet(now) and not (flow.waiting or connection.signals):
+                    if connection.owes_ack:
+                        self._owing.setdefault(flow, now)
+                    if self._half_open:
+                        self._half_open.pop(flow, None)
+                else:
+                    self._poll_flow(flow, now, hold)
+        if now >= self._sweep_at and self.udp:
+            self._sweep_at = now + _SWEEP_SECONDS
+            for expired in self.udp.expire(now):
+                self._events.append(UdpExpired(expired))
+        frames = self._frames
+        if frames:
+            self._frames = []
         return frames
 
     def deadline(self) -> float | None:
         """When `poll` must be called next if nothing else happens."""
-        dues = [due for due in (self.udp.deadline(),) if due is not None]
-        if self._timers:
-            dues.append(self._timers[0][0])
-        if self._half_open:
-            dues.append(next(iter(self._half_open.values())))
-        return min(dues) if dues else None
+        due = self.udp.deadline() if self.udp else None
+        if due is not None and due < self._sweep_at:
+            due = self._sweep_at
+        if self._timers and (due is None or self._timers[0][0] < due):
+            due = self._timers[0][0]
+        if self._half_open and (due is None or next(iter(self._half_open.values())) < due):
+            due = next(iter(self._half_open.values()))
+        if self._owing:
+            soon = next(iter(self._owing.values())) + self.ack_patience
+            if due is None or soon < due:
+                due = soon
+        return due
 
     @property
     def pending(self) -> bool:
@@ -107,10 +147,25 @@ class Stack(Internet):
                 self.tcp.pop(flow.key, None)
                 self._dirty[flow] = None
 
-    def _poll_flow(self, flow: TcpFlow, now: float) -> None:
+    def _acknowledge(self, now: float) -> None:
+        """Acknowledge what no data went with."""
+        owing = self._owing
+        while owing:
+            flow, since = next(iter(owing.items()))
+            if since + self.ack_patience > now:
+                return
+            del owing[flow]
+            flow.connection.acknowledge()
+            self._dirty[flow] = None
+
+    def _poll_flow(self, flow: TcpFlow, now: float, hold: bool) -> None:
         connection = flow.connection
-        for segment in connection.poll(now):
+        for segment in connection.poll(now, hold_ack=hold):
             self._frames.append(flow.frame(segment, self.link))
+        if connection.owes_ack:
+            self._owing.setdefault(flow, now)
+        elif self._owing:
+            self._owing.pop(flow, None)
         if self._half_open and connection.state not in _HALF_OPEN:
             self._half_open.pop(flow, None)
         if connection.state is State.CLOSED:
@@ -124,7 +179,10 @@ class Stack(Internet):
             if len(self._timers) > 2 * len(self.tcp) + _SPARE_TIMERS:
                 self._timers = [entry for entry in self._timers if entry[2].scheduled == entry[0]]
                 heapq.heapify(self._timers)
-        self._events.append(TcpReceived(flow) if connection.signals else TcpReady(flow))
+        if connection.signals:
+            self._events.append(TcpReceived(flow))
+        elif flow.waiting:
+            self._events.append(TcpReady(flow))
 
     # What the owner starts
 
@@ -147,6 +205,46 @@ class Stack(Internet):
         return flow
 
     # What the guest starts
+
+    def receive(self, frame: Buffer, now: float) -> None:
+        """One frame from the TAP, virtio header included."""
+        if len(frame) < _SHORTEST or not self._receive_ordinary(memoryview(frame), now):
+            super().receive(frame, now)
+
+    def _receive_ordinary(self, frame: memoryview, now: float) -> bool:
+        """Take a segment of a known flow in a packet without options or fragments; False where it is anything else."""
+        checked, mac, ethertype, first, total, fragment, ttl, protocol, key, seq, ack, bits, window = (
+            _FRAME4.unpack_from(frame)
+        )
+        if ethertype == ETHERTYPE_IPV4:
+            if first != 0x45 or fragment & 0x3FFF or int.from_bytes(frame[_IPV4], "big") % 65535:
+                return False
+            start = _TCP4
+            end = _IP + total
+        elif ethertype == ETHERTYPE_IPV6 and len(frame) >= _FRAME6.size and self.addresses.network6 is not None:
+            checked, mac, ethertype, version, total, protocol, ttl, key, seq, ack, bits, window = _FRAME6.unpack_from(
+                frame
+            )
+            if version >> 28 != 6:
+                return False
+            start = _TCP6
+            end = _TCP6 + total
+        else:
+            return False
+        if protocol != PROTOCOL_TCP or ttl < 2 or not checked & _CHECKED or bits & (SYN | RST) or bits < 0x5000:
+            return False
+        flow = self.tcp.get(key)
+        start += bits >> 12 << 2
+        if flow is None or not start <= end <= len(frame) or mac != self.link.guest_mac:
+            return False
+        connection = flow.connection
+        if connection.state in _UNSYNCHRONIZED:
+            return False
+        connection.receive(seq, ack, bits & 0x3F, window, frame[start:end], end - start, now)
+        self._dirty[flow] = None
+        if connection.received or connection.signals:
+            self._events.append(TcpReceived(flow))
+        return True
 
     def _on_tcp(self, source: bytes, destination: bytes, data: Buffer, checked: bool, now: float) -> None:
         segment = TcpSegment.parse(data, None if checked else (source, destination))

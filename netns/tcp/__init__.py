@@ -5,6 +5,7 @@ send_buffer.py      bytes sent or to be sent, until they are acknowledged
 receive_window.py   bytes received, and the window to announce
 reassembly.py       segments that arrived ahead of their turn
 timeout.py          the retransmission timeout
-connection.py       the state machine: on_segment, send, poll, deadline
+transmitter.py      what is sent, and when: poll, deadline
+connection.py       the state machine: on_segment, send, close
 flow.py             a connection with its addresses, and its frames
 """

@@ -43,7 +43,7 @@ class TcpFlow:
 
     __slots__ = (
         "_ip_sum", "_pseudo", "connection", "far", "far_port", "from_guest", "guest", "guest_port", "inbound", "key",
-        "relay", "scheduled", "since", "to_guest",
+        "relay", "scheduled", "since", "to_guest", "waiting",
     )  # fmt: skip
 
     def __init__(self, guest: bytes, guest_port: int, far: bytes, far_port: int, connection: Connection) -> None:
@@ -53,6 +53,7 @@ class TcpFlow:
         self.far_port = far_port
         self.connection = connection
         self.inbound = False  # the far end started it
+        self.waiting = False  # the relay wants to hear when there may be room to send
         self.key = flow_key(guest, far, guest_port, far_port)
         self.relay: Relay | None = None
         self.scheduled: float | None = None

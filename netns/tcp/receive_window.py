@@ -15,7 +15,7 @@ class ReceiveWindow:
     not passed on yet: they count against `capacity`. `step` is the smallest advance of the edge worth announcing.
     """
 
-    __slots__ = ("_fin", "_reassembly", "_step", "capacity", "delivered", "edge", "nxt", "unconsumed")
+    __slots__ = ("_reassembly", "_step", "capacity", "delivered", "edge", "fin", "nxt", "unconsumed")
 
     def __init__(self, capacity: int, step: int) -> None:
         self.capacity = capacity
@@ -24,8 +24,8 @@ class ReceiveWindow:
         self.unconsumed = 0
         self.delivered: list[Buffer] = []
         self._step = step
-        self._reassembly = Reassembly()
-        self._fin: int | None = None  # where the peer's stream ends
+        self._reassembly: Reassembly | None = None  # made when something is ahead of its turn
+        self.fin: int | None = None  # where the peer's stream ends
 
     def start(self, first: int, *, scaled: bool) -> None:
         """The peer's first byte will have number `first`."""
@@ -65,6 +65,8 @@ class ReceiveWindow:
             payload = payload[: max(0, self.edge - seq)]
         if seq > self.nxt:
             if payload:
+                if self._reassembly is None:
+                    self._reassembly = Reassembly()
                 self._reassembly.add(seq, payload)
             return
         if seq < self.nxt:
@@ -72,7 +74,7 @@ class ReceiveWindow:
         if not payload:
             return
         self._deliver(payload)
-        while self._reassembly and (piece := self._reassembly.take(self.nxt)) is not None:
+        while self._reassembly is not None and (piece := self._reassembly.take(self.nxt)) is not None:
             self._deliver(piece)
 
     def _deliver(self, data: Buffer) -> None:
@@ -82,17 +84,22 @@ class ReceiveWindow:
 
     def end_at(self, position: int) -> None:
         """The peer's FIN has number `position`."""
-        self._fin = position
+        self.fin = position
 
     def take_fin(self) -> bool:
         """Whether the FIN is the next to be received; then it is."""
-        if self._fin != self.nxt:
+        if self.fin != self.nxt:
             return False
-        self._fin = None
+        self.fin = None
         self.nxt += 1
         self.edge = max(self.edge, self.nxt)
         return True
 
+    @property
+    def gaps(self) -> bool:
+        """Whether bytes are kept that are ahead of their turn."""
+        return bool(self._reassembly)
+
     def clear(self) -> None:
         """Let go of what is kept."""
-        self._reassembly.clear()
+        self._reassembly = None

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from enum import Enum, auto
+from enum import IntEnum, auto
 
 
-class State(Enum):
+class State(IntEnum):
     """RFC 9293's names. LISTEN stands for a SYN that arrived and is not yet answered."""
 
     LISTEN = auto()
@@ -21,7 +21,7 @@ class State(Enum):
     CLOSED = auto()
 
 
-class Signal(Enum):
+class Signal(IntEnum):
     """Something happened to the connection; received bytes are handed over separately."""
 
     CONNECTED = auto()  # the handshake is complete
