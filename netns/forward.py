@@ -14,6 +14,7 @@ import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from netns import unixport
 from netns.errors import NetworkError
 from netns.relay import TcpRelay
 from netns.settings import Addresses, PublishedPort, Settings
@@ -42,9 +43,17 @@ class Reservation:
 
     sock: socket.socket
     port: PublishedPort
+    identity: unixport.Identity | None = None
 
     def close(self) -> None:
+        """Let go of the socket. One of AF_UNIX keeps its name, for whoever else has the socket."""
         self.sock.close()
+
+    def remove(self) -> None:
+        """Let go of the socket and of its name: nobody serves it any more."""
+        self.sock.close()
+        if self.identity is not None:
+            unixport.remove(self.port.path, self.identity)
 
 
 def reserve_ports(settings: Settings) -> tuple[Reservation, ...]:
@@ -56,12 +65,14 @@ def reserve_ports(settings: Settings) -> tuple[Reservation, ...]:
                 result += _reserve(port)
     except BaseException:
         for reservation in result:
-            reservation.close()
+            reservation.remove()
         raise
     return tuple(result)
 
 
 def _reserve(port: PublishedPort) -> list[Reservation]:
+    if port.path:
+        return [_listen(port)]
     if port.host_ip:
         return [_bind(port, port.host_ip)]
     first = _bind(port, "0.0.0.0")
@@ -74,6 +85,16 @@ def _reserve(port: PublishedPort) -> list[Reservation]:
             return [first]  # a host without IPv6
         first.close()
         raise
+
+
+def _listen(port: PublishedPort) -> Reservation:
+    try:
+        sock, identity = unixport.listen(port.path, _BACKLOG)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise NetworkError(f"cannot publish {port}: the name is taken", hint="choose another path") from error
+        raise NetworkError(f"cannot publish {port}: {error.strerror}") from error
+    return Reservation(sock, port, identity)
 
 
 def _bind(port: PublishedPort, address: str) -> Reservation:
@@ -104,16 +125,32 @@ def _bind(port: PublishedPort, address: str) -> Reservation:
 def _explain(port: PublishedPort, address: str, error: OSError) -> NetworkError:
     what = f"cannot publish port {port}"
     if error.errno == errno.EADDRINUSE:
-        return NetworkError(f"{what}: the port is in use on this host", hint="choose another host port")
+        return NetworkError(
+            f"{what}: the port is in use on this host", hint=f"choose another host port{_such_as(port, address)}"
+        )
     if error.errno == errno.EACCES:
         return NetworkError(
             f"{what}: ports below net.ipv4.ip_unprivileged_port_start ({_first_unprivileged()}) are for root",
-            hint=f"choose a higher host port, or ask an administrator for"
+            hint=f"choose a higher host port{_such_as(port, address)}, or ask an administrator for"
             f" `sysctl net.ipv4.ip_unprivileged_port_start={port.host_port}`",
         )
     if error.errno == errno.EADDRNOTAVAIL:
         return NetworkError(f"{what}: {address} is not an address of this host")
     return NetworkError(f"{what}: {error.strerror}")
+
+
+def _such_as(port: PublishedPort, address: str) -> str:
+    """A port that is free at the moment: one that reminds of the one that was wanted, else any."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    kind = socket.SOCK_STREAM if port.protocol == "tcp" else socket.SOCK_DGRAM
+    for wanted in (port.host_port + 8000, port.host_port % 1000 + 18000, 0):
+        try:
+            with socket.socket(family, kind | socket.SOCK_CLOEXEC) as sock:
+                sock.bind((address, wanted))
+                return f" such as {sock.getsockname()[1]}"
+        except (OSError, OverflowError):
+            continue
+    return ""
 
 
 def _first_unprivileged() -> str:
@@ -165,6 +202,7 @@ class TcpForwarder:
         self._sock = reservation.sock
         self._port = reservation.port
         self._clients = _Clients(addresses)
+        self._turn = 0
         driver.watch(self._sock, select.EPOLLIN, self.on_io)
 
     def close(self) -> None:
@@ -187,6 +225,9 @@ class TcpForwarder:
                     return
                 continue  # the client is gone already
             sock.setblocking(False)
+            if sock.family == socket.AF_UNIX:
+                self._accepted(sock, self._nobody(), f"unix:{self._port.path}")
+                continue
             try:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -194,19 +235,26 @@ class TcpForwarder:
             except OSError:
                 sock.close()  # the client is gone already
                 continue
-            if not (is_loopback(client[0]) and self._join(sock, client)):
-                self._cross(sock, client)
+            self._accepted(
+                sock, client, f"[{client[0]}]:{client[1]}" if ":" in client[0] else f"{client[0]}:{client[1]}"
+            )
 
     def _resume(self) -> None:
         if self._sock.fileno() >= 0:
             self._driver.watch(self._sock, select.EPOLLIN, self.on_io)
 
-    def _join(self, sock: socket.socket, client: tuple[str, int]) -> bool:
-        """Leave `sock` to the splicer, if there is one and it takes it."""
-        if self._splicer is None:
-            return False
-        name = f"[{client[0]}]:{client[1]}" if ":" in client[0] else f"{client[0]}:{client[1]}"
-        return self._splicer.join(sock, name, self._port.container_port, lambda sock: self._cross(sock, client))
+    def _nobody(self) -> tuple[str, int]:
+        """An address on the loopback for a client that has none."""
+        self._turn = (self._turn + 1) % (65536 - _FIRST_EPHEMERAL)
+        return "127.0.0.1", _FIRST_EPHEMERAL + self._turn
+
+    def _accepted(self, sock: socket.socket, client: tuple[str, int], name: str) -> None:
+        """Leave a client of the host's loopback to the splicer, if there is one and it takes it."""
+        if self._splicer is not None and is_loopback(client[0]):
+            port = self._port.container_port
+            if self._splicer.join(sock, name, port, lambda sock: self._cross(sock, client)):
+                return
+        self._cross(sock, client)
 
     def _cross(self, sock: socket.socket, client: tuple[str, int]) -> None:
         """Connect over the TAP."""

@@ -43,6 +43,8 @@ class PublishedPort:
 
     def expanded(self) -> tuple[PublishedPort, ...]:
         """One `PublishedPort` for each port of the range."""
+        if self.count == 1:
+            return (self,)
         return tuple(
             PublishedPort(
                 self.container_port + i, self.host_port + i if self.host_port else 0, self.host_ip, self.protocol
@@ -123,6 +125,8 @@ class Settings:
                 raise NetworkError(str(error)) from None
         for port in self.publish:
             last = max(port.host_port, port.container_port) + port.count - 1
+            if port.path and (port.protocol != "tcp" or port.count != 1 or "\0" in port.path):
+                raise NetworkError(f"{port} cannot be published", hint="a socket leads to one TCP port")
             if port.protocol not in ("tcp", "udp") or port.container_port < 1 or port.host_port < 0 or last > 65535:
                 raise NetworkError(f"port {port} cannot be published as {port.container_port}")
             try:

@@ -1,4 +1,4 @@
-"""-p [[IP:]HOSTPORT:]CONTAINERPORT[/PROTOCOL], each port also as a range FIRST-LAST."""
+"""-p [[IP:]HOSTPORT:]CONTAINERPORT[/PROTOCOL], each port also as a range FIRST-LAST, and -p unix:PATH:CONTAINERPORT."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from ..errors import UsageError
 
 def parse_published(text: str) -> tuple[Published, ...]:
     """Raises UsageError. Without a host port the kernel chooses one: `host_port` is 0 then."""
+    if text.startswith("unix:"):
+        return (_parse_socket(text),)
     body, separator, protocol = text.partition("/")
     protocol = protocol if separator else "tcp"
     if protocol not in ("tcp", "udp"):
@@ -43,6 +45,19 @@ def parse_published(text: str) -> tuple[Published, ...]:
         )
         for offset in range(last - first + 1)
     )
+
+
+def _parse_socket(text: str) -> Published:
+    path, _, port = text.removeprefix("unix:").rpartition(":")
+    inside, separator, protocol = port.partition("/")
+    if not path or "\0" in path or path.endswith("/"):
+        raise UsageError(f'the port "{text}" is not unix:PATH:CONTAINERPORT')
+    if separator and protocol != "tcp":
+        raise UsageError(f'the protocol of the port "{text}" is "{protocol}"', hint="a socket leads to a TCP port")
+    first, last = _range(inside, text)
+    if first != last:
+        raise UsageError(f'the port "{text}" is a range', hint="a socket leads to one port")
+    return Published(host_ip="", host_port=0, container_port=first, protocol="tcp", path=path)
 
 
 def _range(text: str, whole: str) -> tuple[int, int]:

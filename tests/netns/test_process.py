@@ -41,6 +41,7 @@ def test_a_port_in_use_is_said_before_anything_starts(protocol: str) -> None:
             with pytest.raises(NetworkError) as caught:
                 reserve_ports(Settings(publish=(free, PublishedPort(80, port, host_ip, protocol))))
             assert f"{port}/{protocol}" in str(caught.value) and "in use" in str(caught.value)
+            assert caught.value.hint is not None and free_port_of(caught.value.hint) not in (0, port)
 
 
 @pytest.mark.userns
@@ -51,6 +52,14 @@ def test_a_privileged_port_is_said_with_the_knob() -> None:
     with pytest.raises(NetworkError) as caught:
         reserve_ports(Settings(publish=(PublishedPort(80, 1, "127.0.0.1"),)))
     assert caught.value.hint is not None and "net.ipv4.ip_unprivileged_port_start" in str(caught.value)
+    assert free_port_of(caught.value.hint) >= 1024
+
+
+def free_port_of(hint: str) -> int:
+    """The port that the advice names, once it was bound."""
+    port = int(hint.partition(" such as ")[2].split(",")[0])
+    assert close_all(Settings(publish=(PublishedPort(80, port, "127.0.0.1"),))) == [port]
+    return port
 
 
 def test_an_address_of_another_host() -> None:

@@ -20,6 +20,8 @@ from netns.settings import PublishedPort, Settings
         {"interface": "a" * 16}, {"interface": "a/b"}, {"dns": ("example.org",)}, {"mac": "01:00:00:00:00:00"},
         {"behind_gateway": "x"}, {"outbound": "::1"}, {"outbound6": "127.0.0.1"}, {"outbound": "a b"}, {"outbound": ""},
         {"publish": (PublishedPort(0, 1),)}, {"publish": (PublishedPort(1, 65535, count=2),)},
+        {"publish": (PublishedPort(1, path="/x", protocol="udp"),)},
+        {"publish": (PublishedPort(1, path="/x", count=2),)},
         {"publish": (PublishedPort(1, 1, "host"),)}, {"publish": (PublishedPort(1, 1, protocol="sctp"),)},
     ],
 )  # fmt: skip

@@ -31,6 +31,15 @@ def test_forms(text: str, expected: list[tuple[str, int, int, str]]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "path"),
+    [("unix:/run/x:80", "/run/x"), ("unix:x:80/tcp", "x"), ("unix:/a:b/c d:80", "/a:b/c d")],
+)
+def test_sockets(text: str, path: str) -> None:
+    (found,) = parse_published(text)
+    assert (found.path, found.host_port, found.container_port, found.protocol) == (path, 0, 80, "tcp")
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "",
@@ -60,6 +69,14 @@ def test_forms(text: str, expected: list[tuple[str, int, int, str]]) -> None:
         "80/tcp/udp",
         "host:80:80",
         "８０:80",
+        "unix::80",
+        "unix:80",
+        "unix:/run/x",
+        "unix:/run/x:",
+        "unix:/run/:80",
+        "unix:/run/x:0",
+        "unix:/run/x:80-81",
+        "unix:/run/x:80/udp",
     ],
 )
 def test_malformed(text: str) -> None:
@@ -67,7 +84,7 @@ def test_malformed(text: str) -> None:
         parse_published(text)
 
 
-@given(st.text(alphabet="0123456789:-/.[]tcpud ", max_size=24))
+@given(st.text(alphabet="0123456789:-/.[]tcpudnix ", max_size=24))
 def test_anything_is_parsed_or_refused(text: str) -> None:
     try:
         found = parse_published(text)
