@@ -26,6 +26,7 @@ from .record import Network
 
 _PLAIN = Link()
 _MESSAGE_LIMIT = 4096
+_NAME = "net"  # of its process
 DIED = "the process that served the container's network has died"
 
 
@@ -229,6 +230,17 @@ class Server:
             self._asked.append(reply)
 
 
+def last_words(log: str) -> str:
+    """What the process complained of when it died by itself; see children.py. Empty when it was killed."""
+    try:
+        with open(log, "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _MESSAGE_LIMIT))
+            lines = file.read(_MESSAGE_LIMIT).decode(errors="replace").splitlines()
+    except OSError:
+        return ""
+    return next((line for line in reversed(lines) if line.startswith(f"rcontain {_NAME}: ")), "")
+
+
 def start(network: Network, reserved: Reserved, log: str) -> Server | None:
     """Forks the process that will serve the network; None when the container is to have no network of ours.
 
@@ -251,7 +263,7 @@ def start(network: Network, reserved: Reserved, log: str) -> Server | None:
             return
         netns.process.serve(tap, reserved.settings, reserved.reservations, writing, theirs, namespace=namespaces[0])
 
-    child = fork_child("net", serve, keep=(theirs.fileno(), writing, *fds), log=log)
+    child = fork_child(_NAME, serve, keep=(theirs.fileno(), writing, *fds), log=log)
     os.close(writing)
     theirs.close()
     reserved.close()

@@ -129,6 +129,7 @@ class _Life:
         self._trouble = ""
         self._warnings: tuple[str, ...] = ()
         self._lock = -1
+        self._net_log = f"{container.live}/net.log"
 
     def __enter__(self) -> _Life:
         self._lock = claim.take_over(self.container)
@@ -172,20 +173,30 @@ class _Life:
         self.reception.ask_flows = server.ask_flows
         await server.attend(self._warn)
         self._trouble = network.DIED
-        self._tell(error=self._trouble, published=())
+        words = network.last_words(self._net_log)
+        if words:
+            self._warnings = (*self._warnings, words)[-_WARNINGS:]
+        self._tell(error=self._trouble, published=(), warnings=self._warnings)
 
     def _warn(self, sentence: str) -> None:
         """What the network's process notes: into its log, and the last of it into the state."""
-        with open(f"{self.container.live}/net.log", "a", encoding="utf-8") as log:
-            log.write(f"{rfc3339(time.time_ns())} {sentence}\n")
         self._warnings = (*self._warnings, sentence)[-_WARNINGS:]
+        try:
+            with open(self._net_log, "a", encoding="utf-8") as log:
+                log.write(f"{rfc3339(time.time_ns())} {sentence}\n")
+        except OSError:
+            pass  # a full disk: the note is still in the state
         self._tell(warnings=self._warnings)
 
     def _tell(self, **changes: object) -> None:
-        if self._state is not None:
-            self._state = structs.replace(self._state, **changes)
-            now = self.container.live_state() or self._state  # which may be `stopping` by now
+        if self._state is None:
+            return
+        self._state = structs.replace(self._state, **changes)
+        now = self.container.live_state() or self._state  # which may be `stopping` by now
+        try:
             self.container.write_live_state(structs.replace(self._state, status=now.status))
+        except HostError:
+            return  # a full disk: the container goes on, and says it at its end if it can
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         """Writes down how it ended, before the lock says that nobody looks after it any more."""

@@ -83,6 +83,21 @@ def test_as_the_flag_takes_it() -> None:
     assert str(Network(mode="user")) == "user" and str(Network(mode="ns", target="/a")) == "ns:/a"
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", ""),
+        (b"2026-11-24T00:00:00Z a note\n", ""),
+        (b"a note\nrcontain net: ValueError: what\nanother\n", "rcontain net: ValueError: what"),
+        (b"\xff" * 10000 + b"\nrcontain net: OSError: no", "rcontain net: OSError: no"),
+    ],
+)
+def test_the_last_words_of_a_process(tmp_path: Path, content: bytes, words: str) -> None:
+    (tmp_path / "net.log").write_bytes(content)
+    assert network.last_words(str(tmp_path / "net.log")) == words
+    assert network.last_words(str(tmp_path / "absent")) == ""
+
+
 class Line:
     """A server of a network whose process is this one: `far` is its end of the line."""
 
