@@ -13,8 +13,9 @@ from __future__ import annotations
 import errno
 import struct
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 
-from netns.configuration import dhcp_answer
+from netns.configuration import dhcp_answer, dhcpv6_answer, search_list
 from netns.events import Datagram, EchoRequested, Event, UdpExpired
 from netns.fragments import Fragments
 from netns.icmperrors import (
@@ -30,9 +31,10 @@ from netns.link import Frame, Link
 from netns.settings import Addresses
 from netns.tcp.flow import TcpFlow, flow_key
 from netns.udp import UdpFlow, UdpFlows
-from netns.wire import dhcp, icmp, icmpv6
+from netns.wire import dhcp, dhcpv6, icmp, icmpv6
 from netns.wire.arp import REPLY, REQUEST, ArpPacket
 from netns.wire.dhcp import DhcpMessage
+from netns.wire.dhcpv6 import Dhcpv6Message
 from netns.wire.error import Buffer, WireError
 from netns.wire.ethernet import ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6
 from netns.wire.ethernet import HEADER_LENGTH as ETHERNET_LENGTH
@@ -76,7 +78,9 @@ class Internet(ABC):
         self._now = 0.0
         self._events: list[Event] = []
         self._frames: list[Frame] = []
+        self.search: Callable[[], Sequence[str]] = tuple  # the domains for short names
         self._dhcp = {b"\xff" * 4, addresses.broadcast, addresses.gateway}
+        self._dhcpv6 = {dhcpv6.ALL_SERVERS, _ROUTER_LINK_LOCAL}
         self._ours = {addresses.gateway, addresses.resolver}
         if addresses.gateway6 is not None and addresses.resolver6 is not None:
             self._ours |= {addresses.gateway6, addresses.resolver6, _ROUTER_LINK_LOCAL}
@@ -170,6 +174,26 @@ class Internet(ABC):
         number = errno.EACCES if prohibited else errno.ENETUNREACH if net else errno.EHOSTUNREACH
         error = unreachable(errno.ECONNREFUSED if port else number, six=not four)
         self.send_error(error, quoted, source=flow.far if port else None)
+
+    def advertise(self) -> None:
+        """Tell the guest that there is a router, where there is one."""
+        network = self.addresses.network6
+        if network is not None:
+            dns = self.addresses.resolver6 if self._dns else None
+            offer = icmpv6.router_advertisement(network.network_address.packed, self.link.mac, self.link.mtu, dns)
+            body = offer.to_bytes(_ROUTER_LINK_LOCAL, _ALL_NODES)
+            self._frames.append(self.link.packet(_ROUTER_LINK_LOCAL, _ALL_NODES, NEXT_ICMPV6, body, 255))
+
+    def advertise(self) -> None:
+        """Tell all nodes of the link that there is a router, and what it offers. Nothing where IPv6 is off."""
+        network = self.addresses.network6
+        if network is None:
+            return
+        dns = self.addresses.resolver6 if self._dns else None
+        prefix, domains = network.network_address.packed, search_list(self.search())
+        offer = icmpv6.router_advertisement(prefix, self.link.mac, self.link.mtu, dns, domains)
+        body = offer.to_bytes(_ROUTER_LINK_LOCAL, _ALL_NODES)
+        self._frames.append(self.link.packet(_ROUTER_LINK_LOCAL, _ALL_NODES, NEXT_ICMPV6, body, 255))
 
     def forget_udp(self, flow: UdpFlow) -> None:
         """The owner is done with `flow`."""
@@ -311,6 +335,8 @@ class Internet(ABC):
     def _on_icmpv6(self, packet: Ipv6Packet, message: Icmpv6Message, cut: bool) -> None:
         if message.kind == icmpv6.ECHO_REQUEST:
             self._on_echo(packet, packet.hop_limit, not cut, message)
+        elif cut:
+            return  # neighbours never fragment (RFC 6980)
         elif message.kind == icmpv6.NEIGHBOUR_SOLICITATION and packet.hop_limit == 255:
             target = icmpv6.solicited_target(message)
             if target not in self._ours:
@@ -320,12 +346,7 @@ class Internet(ABC):
             answer = icmpv6.neighbour_advertisement(target, self.link.mac, solicited=not probe)
             self._frames.append(self.link.packet(target, asker, NEXT_ICMPV6, answer.to_bytes(target, asker), 255))
         elif message.kind == icmpv6.ROUTER_SOLICITATION and self._advertise and packet.hop_limit == 255:
-            network = self.addresses.network6
-            assert network is not None  # _receive drops IPv6 otherwise
-            dns = self.addresses.resolver6 if self._dns else None
-            offer = icmpv6.router_advertisement(network.network_address.packed, self.link.mac, self.link.mtu, dns)
-            body = offer.to_bytes(_ROUTER_LINK_LOCAL, _ALL_NODES)
-            self._frames.append(self.link.packet(_ROUTER_LINK_LOCAL, _ALL_NODES, NEXT_ICMPV6, body, 255))
+            self.advertise()
 
     def _on_echo(
         self, packet: Ipv4Packet | Ipv6Packet, hop_limit: int, whole: bool, message: IcmpMessage | Icmpv6Message
@@ -348,6 +369,9 @@ class Internet(ABC):
         if datagram.destination_port == dhcp.SERVER_PORT and destination in self._dhcp:
             self._on_dhcp(datagram)
             return
+        if datagram.destination_port == dhcpv6.SERVER_PORT and destination in self._dhcpv6:
+            self._on_dhcpv6(source, datagram)
+            return
         if not is_unicast(destination) or destination == self.addresses.broadcast or not is_unicast(source):
             return
         head = bytes(data[:8])
@@ -359,10 +383,18 @@ class Internet(ABC):
 
     def _on_dhcp(self, datagram: UdpDatagram) -> None:
         request = DhcpMessage.parse(datagram.payload)
-        answer = dhcp_answer(request, self.addresses, self.link.mtu, dns=self._dns)
+        answer = dhcp_answer(request, self.addresses, self.link.mtu, dns=self._dns, search=self.search())
         if answer is not None:
             self._frames += self.link.datagram(
                 self.addresses.gateway, dhcp.SERVER_PORT, b"\xff" * 4, dhcp.CLIENT_PORT, answer.to_bytes()
+            )
+
+    def _on_dhcpv6(self, source: bytes, datagram: UdpDatagram) -> None:
+        request = Dhcpv6Message.parse(datagram.payload)
+        answer = dhcpv6_answer(request, self.addresses, self.link.mac, dns=self._dns, search=self.search())
+        if answer is not None:
+            self._frames += self.link.datagram(
+                _ROUTER_LINK_LOCAL, dhcpv6.SERVER_PORT, source, datagram.source_port, answer.to_bytes()
             )
 
     def _add_udp(self, flow: UdpFlow, now: float) -> None:

@@ -20,6 +20,7 @@ import socket
 from collections.abc import Callable, Sequence
 
 from netns import egress, syscalls
+from netns.advertising import Advertiser
 from netns.capture import Capture
 from netns.control import Control
 from netns.driver import Driver
@@ -111,6 +112,8 @@ def build(
     if settings.pcap is not None:
         driver.capture = Capture.create(settings.pcap, mac=link.mac, note=driver.note, interface=settings.interface)
     HostChanges(driver)
+    if advertise:
+        Advertiser(driver)
     for reservation in reservations:
         publish(driver, reservation, addresses, splicer)
     return driver
