@@ -53,8 +53,14 @@ class Reserved:
         )
 
     def close(self) -> None:
+        """Lets go of what the network's process has by now."""
         for reservation in self.reservations:
             reservation.close()
+
+    def remove(self) -> None:
+        """The container has ended, or was never made: takes the names of its sockets away."""
+        for reservation in self.reservations:
+            reservation.remove()
 
 
 def addresses(network: Network) -> Addresses:

@@ -75,7 +75,7 @@ async def supervise(container: Container, attendance: Attendance) -> int:
         syscalls.unshare(syscalls.Clone.NEWNS)
         shared = stack.enter_context(sharing.entered(container, record))
         reserved = network.reserve(record.network)
-        stack.callback(reserved.close)
+        stack.callback(reserved.remove)
         stack.callback(life.reception.close)
         async with trio.open_nursery() as nursery:
             uplink = network.start(record.network, reserved, f"{container.live}/net.log")
