@@ -61,6 +61,7 @@ _ROUTER_LINK_LOCAL = bytes.fromhex("fe80") + bytes(13) + b"\x02"
 _ALL_NODES = bytes.fromhex("ff02") + bytes(13) + b"\x01"
 _MASK = 0xFFFFFFFF
 _QUOTED = 1280  # no error quotes more
+_MAX_RUN = 64  # datagrams in a frame: UDP_MAX_SEGMENTS of linux/udp.h before 6.9
 
 
 class Internet(ABC):
@@ -122,17 +123,30 @@ class Internet(ABC):
 
     def send_datagram(self, flow: UdpFlow, payload: bytes, now: float) -> None:
         """Send `payload` to the guest from the flow's far end."""
-        if not flow.heard:
-            flow.heard = True
-            if flow.spoke:
-                self.udp.answered(flow)
-        flow.to_guest += len(payload)
-        self.udp.use(flow.key, now)
+        self._note_answer(flow, len(payload), now)
         frame = flow.frame(payload, self.link)
         if frame is not None:
             self._frames.append(frame)
         else:
             self._frames += self.link.datagram(flow.far, flow.far_port, flow.guest, flow.guest_port, payload)
+
+    def send_run(self, flow: UdpFlow, payload: bytes, size: int, now: float) -> None:
+        """The same for many datagrams of `size` bytes each, of which the last may be shorter."""
+        frame = flow.frame(payload, self.link, size) if len(payload) <= size * _MAX_RUN else None
+        if frame is not None:
+            self._note_answer(flow, len(payload), now)
+            self._frames.append(frame)
+        else:
+            for start in range(0, len(payload), size):
+                self.send_datagram(flow, payload[start : start + size], now)
+
+    def _note_answer(self, flow: UdpFlow, count: int, now: float) -> None:
+        if not flow.heard:
+            flow.heard = True
+            if flow.spoke:
+                self.udp.answered(flow)
+        flow.to_guest += count
+        self.udp.use(flow.key, now)
 
     def send_echo_reply(self, guest: bytes, far: bytes, identifier: int, number: int, payload: bytes) -> None:
         """Answer the guest's ping in the name of `far`."""
@@ -174,15 +188,6 @@ class Internet(ABC):
         number = errno.EACCES if prohibited else errno.ENETUNREACH if net else errno.EHOSTUNREACH
         error = unreachable(errno.ECONNREFUSED if port else number, six=not four)
         self.send_error(error, quoted, source=flow.far if port else None)
-
-    def advertise(self) -> None:
-        """Tell the guest that there is a router, where there is one."""
-        network = self.addresses.network6
-        if network is not None:
-            dns = self.addresses.resolver6 if self._dns else None
-            offer = icmpv6.router_advertisement(network.network_address.packed, self.link.mac, self.link.mtu, dns)
-            body = offer.to_bytes(_ROUTER_LINK_LOCAL, _ALL_NODES)
-            self._frames.append(self.link.packet(_ROUTER_LINK_LOCAL, _ALL_NODES, NEXT_ICMPV6, body, 255))
 
     def advertise(self) -> None:
         """Tell all nodes of the link that there is a router, and what it offers. Nothing where IPv6 is off."""

@@ -99,10 +99,11 @@ def build(
         tap_fd,
         stack,
         Reach(settings),
-        Resolver(settings.dns),
+        Resolver(settings.dns, search=settings.search),
         outbound=settings.outbound,
         outbound6=settings.outbound6,
     )
+    stack.search = driver.resolver.search
     driver.egress = egress.parse(settings.egress)
     splicer = Splicer(driver, guest, addresses) if guest is not None else None
     if control is not None:

@@ -25,19 +25,20 @@ INFORM = 8
 OPTION_SUBNET_MASK = 1
 OPTION_ROUTER = 3
 OPTION_DNS = 6
-OPTION_DOMAIN_SEARCH = 119
+OPTION_DOMAIN = 15
 OPTION_MTU = 26
 OPTION_REQUESTED_ADDRESS = 50
 OPTION_LEASE_TIME = 51
 OPTION_MESSAGE_TYPE = 53
 OPTION_SERVER = 54
+OPTION_SEARCH = 119  # RFC 3397
 _OPTION_PAD = 0
 _OPTION_END = 255
 
 
 @dataclass(slots=True)
 class DhcpMessage:
-    """One message; `hardware` is the client's 6-byte address, `options` maps code to raw value."""
+    """One message; `hardware` is the client's 6-byte address, `options` maps code to raw value of up to 255 bytes."""
 
     operation: int
     transaction: int
@@ -68,7 +69,8 @@ class DhcpMessage:
             if place + 2 > len(view) or place + 2 + view[place + 1] > len(view):
                 raise WireError("a DHCP option is cut short")
             size = view[place + 1]
-            options[view[place]] = bytes(view[place + 2 : place + 2 + size])
+            code = view[place]
+            options[code] = options.get(code, b"") + bytes(view[place + 2 : place + 2 + size])  # RFC 3396
             place += 2 + size
         return cls(operation, transaction, hardware[:6], flags, client, yours, server, relay, options)
 

@@ -129,6 +129,15 @@ def read_name(data: Buffer, place: int) -> tuple[str, int]:
         place += size
 
 
+def write_name(name: str) -> bytes:
+    """`name`, uncompressed. Raises WireError for what cannot be one."""
+    labels = [label.encode() for label in name.rstrip(".").split(".")]
+    packed = b"".join(bytes((len(label),)) + label for label in labels if 0 < len(label) < 64) + b"\0"
+    if not all(0 < len(label) < 64 for label in labels) or len(packed) > _MAX_NAME or not name.isascii():
+        raise WireError(f"{name!r} is not a DNS name")
+    return packed
+
+
 def _text(label: Buffer) -> str:
     if _PLAIN.issuperset(label):
         return str(label, "ascii")

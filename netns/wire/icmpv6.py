@@ -39,6 +39,11 @@ _OPTION_TARGET_MAC = 2
 _OPTION_PREFIX = 3
 _OPTION_MTU = 5
 _OPTION_RDNSS = 25  # RFC 8106
+_OPTION_DNSSL = 31
+_MANAGED = 0x80
+_OTHER = 0x40
+_LIFETIME = 1800  # seconds
+_NAMES_LIFETIME = 3600
 
 
 @dataclass(slots=True)
@@ -92,13 +97,17 @@ def neighbour_advertisement(target: bytes, mac: bytes, *, solicited: bool) -> Ic
     )
 
 
-def router_advertisement(prefix: bytes, mac: bytes, mtu: int, dns: bytes | None) -> Icmpv6Message:
-    """Offers a /64 `prefix`, ourselves at `mac`, the link's `mtu` and a name server (RFC 4861 section 4.2)."""
+def router_advertisement(prefix: bytes, mac: bytes, mtu: int, dns: bytes | None, search: bytes = b"") -> Icmpv6Message:
+    """Offers a /64 `prefix`, ourselves at `mac`, the link's `mtu`, a name server (RFC 4861 section 4.2) and domains
+    for short names, which are `search` in DNS's format."""
     body = struct.pack("!II", 0, 0)
     body += struct.pack("!BB6s", _OPTION_SOURCE_MAC, 1, mac)
     body += struct.pack("!BBHI", _OPTION_MTU, 1, 0, mtu)
     body += struct.pack("!BBBBIII16s", _OPTION_PREFIX, 4, 64, 0xC0, 86400, 14400, 0, prefix)
     if dns is not None:
-        body += struct.pack("!BBHI16s", _OPTION_RDNSS, 3, 0, 3600, dns)
-    # hop limit 64, no managed or other-configuration flags, a router lifetime of half an hour
-    return Icmpv6Message(ROUTER_ADVERTISEMENT, 0, 64 << 8, 1800, body)
+        body += struct.pack("!BBHI16s", _OPTION_RDNSS, 3, 0, _NAMES_LIFETIME, dns)
+        if search:
+            padded = search + bytes(-len(search) % 8)
+            body += struct.pack("!BBHI", _OPTION_DNSSL, 1 + len(padded) // 8, 0, _NAMES_LIFETIME) + padded
+    # hop limit 64; a managed address and other configuration are to be had by DHCPv6
+    return Icmpv6Message(ROUTER_ADVERTISEMENT, 0, 64 << 8 | _MANAGED | _OTHER, _LIFETIME, body)

@@ -38,7 +38,7 @@ def test_advertisements_come_before_the_route_expires() -> None:
         (frame,) = clock.stack.poll(0.0)
         packet = Ipv6Packet.parse(EthernetFrame.parse(b"".join(frame)[10:]).payload)
         message = Icmpv6Message.parse(packet.payload, packet.source, packet.destination)
-        assert (message.kind, packet.hop_limit, message.first) == (icmpv6.ROUTER_ADVERTISEMENT, 255, 64 << 8)
+        assert (message.kind, packet.hop_limit, message.first >> 8) == (icmpv6.ROUTER_ADVERTISEMENT, 255, 64)
         assert message.second >= 3 * SECONDS  # the lifetime
 
 
