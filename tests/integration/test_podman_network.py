@@ -169,7 +169,8 @@ def test_the_hosts_loopback(podman: Networked, peers: Peers) -> None:
     assert podman.said("allow_host_loopback=true", script) == ["hello"]
     assert podman.said("", script) == ["refused"]
     assert podman.said("allow_host_loopback=true,outbound_addr=127.0.0.5", script) == ["hello"]
-    assert peers.seen == ["127.0.0.1", "127.0.0.5"]
+    assert podman.said("allow_host_loopback=true,outbound_addr=lo", script) == ["hello"]
+    assert peers.seen == ["127.0.0.1", "127.0.0.5", "127.0.0.1"]
 
 
 @pytest.mark.parametrize("handler", ["rootlesskit", "slirp4netns"])
