@@ -359,7 +359,7 @@ def _network(
     settings: Settings, record: Record, state: State, ports: dict[str, tuple[HostPort, ...]]
 ) -> NetworkSettings:
     """A container that shares another's network has the other's addresses and ports, as with Podman."""
-    other = sharing.shown(settings, record.network)
+    other = sharing.owner(settings, record.network)
     if other is not None:
         theirs, now = other.record(), other.state()
         return _network(settings, theirs, now, _ports(published(theirs, now)))

@@ -89,7 +89,7 @@ def _view(flow: Flow) -> View:
 def _ask(session: Session, name: str) -> Flows:
     container = Containers(session.settings).find(name)
     record = container.record()
-    container = sharing.shown(session.settings, record.network) or container
+    container = sharing.owner(session.settings, record.network) or container
     if container.record().network.mode != "user":
         raise ContainerError(
             f"the flows of container {record.name} are not known here: its network is {record.network}",

@@ -99,7 +99,7 @@ def _of_container(settings: Settings, record: Record, fds: dict[NamespaceType, i
     finally:
         for fd in (pidfd, *spaces):
             os.close(fd)
-    paths = {name: f"{other.live}/{name}" for name in _FILES}
+    paths = {name: f"{(owner(settings, record.network) or other).live}/{name}" for name in _FILES}
     return Shared(
         joined=_paths(fds),
         files={name: path for name, path in paths.items() if os.path.exists(path)},
@@ -130,11 +130,14 @@ def _open(path: str) -> int:
     return fd
 
 
-def shown(settings: Settings, network: Network) -> Container | None:
-    """The container whose network this one has; None for a network of its own, and where that container is gone."""
-    if network.mode != "container":
-        return None
+def owner(settings: Settings, network: Network) -> Container | None:
+    """The container whose network this one has, through others if need be; None for a network of its own, and where
+    that container is gone."""
+    found = None
     try:
-        return Containers(settings).find(network.target)
-    except ContainerError:
+        while network.mode == "container":  # each was there before the one that names it: there is an end
+            found = Containers(settings).find(network.target)
+            network = found.record().network
+    except (ContainerError, FileNotFoundError):
         return None
+    return found

@@ -121,6 +121,8 @@ def test_the_network_of_another_container(auto_box: Rcontain, demo: str) -> None
             network = "{{.HostConfig.NetworkMode}} {{.NetworkSettings.IPAddress}}"
             assert auto_box.text("inspect", "third", "--format", network) == f"container:{shown} 10.0.2.100"
             assert auto_box.text("exec", "third", "readlink", "/proc/self/ns/net") == inode
+            said = sh(auto_box, demo, "readlink /proc/self/ns/net; cat /etc/hosts", "--network", "container:third")
+            assert said.split("\n")[0] == inode and "192.0.2.1\tfar" in said
 
 
 def test_power_over_the_network_of_another_container(auto_box: Rcontain, demo: str) -> None:

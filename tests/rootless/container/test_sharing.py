@@ -30,11 +30,20 @@ def test_a_container_that_does_not_run_or_is_gone(store: Store) -> None:
     with pytest.raises(ContainerError, match="container other: it is not running"):
         enter(guest)
     assert sharing.find(store.settings, "other").id == other.id
-    assert sharing.shown(store.settings, guest.record().network) is not None
+    assert sharing.owner(store.settings, guest.record().network) is not None
     other.forget()
     with pytest.raises(ContainerError, match="no such container"):
         enter(guest)
-    assert sharing.shown(store.settings, guest.record().network) is None
+    assert sharing.owner(store.settings, guest.record().network) is None
+
+
+def test_through_others(store: Store) -> None:
+    first = store.create("first", network=Network(mode="user"))
+    second = store.create("second", network=Network(mode="container", target=first.id))
+    third = store.create("third", network=Network(mode="container", target=second.id))
+    found = sharing.owner(store.settings, third.record().network)
+    assert found is not None and found.id == first.id
+    assert sharing.owner(store.settings, first.record().network) is None
 
 
 @pytest.mark.parametrize(
