@@ -229,3 +229,13 @@ def test_a_capture(auto_box: Rcontain, demo: str, tmp_path: Path) -> None:
     command = ["tshark", "-r", capture, "-T", "fields", "-e", "tcp.payload", "-Y", f"tcp.srcport == {port}"]
     said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert b"hello\n".hex() in said
+
+
+def test_what_the_network_has_to_say(auto_box: Rcontain, demo: str) -> None:
+    """Here: which setting of the host keeps pings from leaving, unless it lets them leave."""
+    low, high = map(int, Path("/proc/sys/net/ipv4/ping_group_range").read_text().split())
+    allowed = any(low <= group <= high for group in (os.getgid(), *os.getgroups()))
+    with running(auto_box, demo, "pinger", "--cap-add", "net_raw"):
+        auto_box("exec", "pinger", "ping", "-c", "1", "-W", "1", "192.0.2.1", check=False)
+        while not allowed and "net.ipv4.ping_group_range" not in auto_box.text("inspect", "pinger"):
+            pass
