@@ -220,20 +220,22 @@ class TcpRelay:
         """The connection has bytes or signals for us."""
         connection = self._flow.connection
         sock = self._sock
-        if connection.received:
-            pieces = connection.received.copy()
-            connection.received.clear()
+        delivered = connection.window.delivered
+        if delivered:
             if sock is not None:
                 try:
-                    for piece in pieces:
+                    for piece in delivered:
                         self._pass_on(sock, piece)
                 except OSError:
+                    delivered.clear()
                     self._abandon()
                     return
-        signals, connection.signals = connection.signals, []
-        for signal in signals:
-            if self._on_signal(signal, sock):
-                return
+            delivered.clear()
+        if connection.signals:
+            signals, connection.signals = connection.signals, []
+            for signal in signals:
+                if self._on_signal(signal, sock):
+                    return
         if sock is not None and self._started:
             self._settle(sock)
 

@@ -22,7 +22,7 @@ from netns.tcp.state import State
 from netns.wire.error import Buffer
 from netns.wire.ethernet import ETHERTYPE_IPV4, ETHERTYPE_IPV6
 from netns.wire.ipv4 import PROTOCOL_TCP
-from netns.wire.tcp import ACK, RST, SYN, TcpSegment
+from netns.wire.tcp import ACK, FIN, HEADER_LENGTH, RST, SYN, URG, TcpSegment
 from netns.wire.vnet import DATA_VALID, NEEDS_CSUM
 
 _MAX_CAPACITY = 1 << 20  # bytes buffered in one direction of a connection
@@ -41,11 +41,11 @@ _MASK = 0xFFFFFFFF
 _FRAME4 = struct.Struct("!B15x6sHBxHxxHBBxx12sIIHH")
 _FRAME6 = struct.Struct("!B15x6sHIHBB36sIIHH")
 _IP = 24
-_IPV4 = slice(_IP, _IP + 20)
 _TCP4 = _IP + 20
 _TCP6 = _IP + 40
 _SHORTEST = _TCP4 + 20
 _CHECKED = NEEDS_CSUM | DATA_VALID
+_KINDS = FIN | SYN | RST | ACK | URG
 
 
 class Stack(Internet):
@@ -212,37 +212,50 @@ class Stack(Internet):
             super().receive(frame, now)
 
     def _receive_ordinary(self, frame: memoryview, now: float) -> bool:
-        """Take a segment of a known flow in a packet without options or fragments; False where it is anything else."""
+        """Take a TCP segment in a packet without options or fragments whose checksums the guest's kernel vouches for.
+
+        That is a segment of a known flow, or a SYN that makes one. False where it is anything else.
+        """
         checked, mac, ethertype, first, total, fragment, ttl, protocol, key, seq, ack, bits, window = (
             _FRAME4.unpack_from(frame)
         )
         if ethertype == ETHERTYPE_IPV4:
-            if first != 0x45 or fragment & 0x3FFF or int.from_bytes(frame[_IPV4], "big") % 65535:
+            if first != 0x45 or fragment & 0x3FFF:
                 return False
             start = _TCP4
             end = _IP + total
         elif ethertype == ETHERTYPE_IPV6 and len(frame) >= _FRAME6.size and self.addresses.network6 is not None:
-            checked, mac, ethertype, version, total, protocol, ttl, key, seq, ack, bits, window = _FRAME6.unpack_from(
+            checked, mac, ethertype, first, total, protocol, ttl, key, seq, ack, bits, window = _FRAME6.unpack_from(
                 frame
             )
-            if version >> 28 != 6:
+            if first >> 28 != 6:
                 return False
             start = _TCP6
             end = _TCP6 + total
         else:
             return False
-        if protocol != PROTOCOL_TCP or ttl < 2 or not checked & _CHECKED or bits & (SYN | RST) or bits < 0x5000:
+        if protocol != PROTOCOL_TCP or ttl < 2 or not checked & _CHECKED or bits & RST or bits < 0x5000:
+            return False
+        payload = start + (bits >> 12 << 2)
+        if not payload <= end <= len(frame) or mac != self.link.guest_mac:
             return False
         flow = self.tcp.get(key)
-        start += bits >> 12 << 2
-        if flow is None or not start <= end <= len(frame) or mac != self.link.guest_mac:
-            return False
+        if flow is None:
+            if bits & _KINDS != SYN or payload != end:
+                return False
+            syn = TcpSegment(
+                seq, ack, SYN, window, [], 0, None, None, key[-4] << 8 | key[-3], key[-2] << 8 | key[-1]
+            )  # fmt: skip
+            syn.parse_options(frame[start + HEADER_LENGTH : payload])
+            half = len(key) // 2 - 2
+            self._on_unknown_tcp(key[:half], key[half:-4], syn, now)
+            return True
         connection = flow.connection
-        if connection.state in _UNSYNCHRONIZED:
+        if bits & SYN or connection.state in _UNSYNCHRONIZED:
             return False
-        connection.receive(seq, ack, bits & 0x3F, window, frame[start:end], end - start, now)
+        connection.receive(seq, ack, bits & 0x3F, window, frame[payload:end], end - payload, now)
         self._dirty[flow] = None
-        if connection.received or connection.signals:
+        if connection.window.delivered or connection.signals:
             self._events.append(TcpReceived(flow))
         return True
 

@@ -108,7 +108,8 @@ class Connection(Transmitter):
 
     def send_room(self) -> int:
         """How many bytes `send` takes now."""
-        return max(0, self.capacity - len(self.buffer))
+        buffer = self.buffer
+        return max(0, self.capacity - buffer.end + buffer.start)
 
     def send(self, data: bytes) -> None:
         """Queue `data`; the owner keeps to `send_room()`."""

@@ -66,8 +66,25 @@ class TcpSegment:
             None, None, source_port, destination_port,
         )  # fmt: skip
         if start > HEADER_LENGTH and segment.flags & SYN:
-            segment.mss, segment.scale = _parse_options(view[HEADER_LENGTH:start])
+            segment.parse_options(view[HEADER_LENGTH:start])
         return segment
+
+    def parse_options(self, options: memoryview) -> None:
+        """Take maximum segment size and window scale; others are stepped over. A malformed list ends the reading."""
+        place = 0
+        after = len(options)
+        while place < after:
+            kind = options[place]
+            if kind == _OPTION_NOP:
+                place += 1
+                continue
+            if kind == _OPTION_END or place + 2 > after or (size := options[place + 1]) < 2 or place + size > after:
+                return
+            if kind == _OPTION_MSS and size == 4:
+                self.mss = options[place + 2] << 8 | options[place + 3]
+            elif kind == _OPTION_SCALE and size == 3:
+                self.scale = min(options[place + 2], _MAX_SCALE)
+            place += size
 
     def options(self) -> bytes:
         """The options, padded to a multiple of four bytes."""
@@ -94,24 +111,3 @@ class TcpSegment:
         body = b"".join(self.payload)
         bare = self.header(0) + body
         return self.header(checksum(bare, pseudo_sum(source, destination, PROTOCOL_TCP, len(bare)))) + body
-
-
-def _parse_options(options: memoryview) -> tuple[int | None, int | None]:
-    """MSS and window scale; other options are stepped over. A malformed list ends the reading, as hosts do."""
-    mss = scale = None
-    place = 0
-    while place < len(options):
-        kind = options[place]
-        if kind == _OPTION_END:
-            break
-        if kind == _OPTION_NOP:
-            place += 1
-            continue
-        if place + 2 > len(options) or (size := options[place + 1]) < 2 or place + size > len(options):
-            break
-        if kind == _OPTION_MSS and size == 4:
-            mss = options[place + 2] << 8 | options[place + 3]
-        elif kind == _OPTION_SCALE and size == 3:
-            scale = min(options[place + 2], _MAX_SCALE)
-        place += size
-    return mss, scale
