@@ -10,6 +10,8 @@ A guest that sends as fast as it can has its datagrams sent in runs, which costs
 from __future__ import annotations
 
 import errno
+import os
+import re
 import select
 import socket
 import struct
@@ -33,6 +35,11 @@ _SEGMENTS = 64  # of one system call: UDP_MAX_SEGMENTS of linux/udp.h before 6.9
 _SEGMENTED = 65000  # bytes of one
 _UDP_SEGMENT = 103  # udp(7)
 _SIZE = struct.Struct("=H")
+_UDP_GRO = 104
+_GATHERED = struct.Struct("=i")
+_RUNS = 16  # gathered datagrams before the other flows have their turn
+_ANCILLARY = 64
+_CUTS_DATAGRAMS = tuple(int(part) for part in re.findall(r"\d+", os.uname().release)[:2]) >= (6, 2)  # a TAP does
 _RECEIVE_BUFFER = 1 << 20  # bytes; the kernel takes what net.core.rmem_max allows
 
 
@@ -44,6 +51,7 @@ class UdpRelay:
         "_driver",
         "_ethernet",
         "_flow",
+        "_gathers",
         "_hop_limit",
         "_sock",
         "_strict",
@@ -62,6 +70,7 @@ class UdpRelay:
         self._turn = -1.0  # of the driver's clock: when something was last sent
         self._waiting: list[bytes] = []
         self._batches = True
+        self._gathers: bool | None = None  # not asked yet
         self._ethernet = _ETHERNET if len(flow.guest) == 4 else _ETHERNET6
         family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self._sock = driver.open_socket(family, socket.SOCK_DGRAM, far=address[0])
@@ -170,16 +179,43 @@ class UdpRelay:
         """The socket is ready."""
         # First, since receiving takes an error away that is pending, and would be all that is left of it.
         reported = self._pass_errors_on() if mask & select.EPOLLERR else False
+        try:
+            if self._gathers:
+                self._receive_runs()
+            else:
+                self._receive()
+        except BlockingIOError:
+            return
+        except OSError as error:
+            if not self._pass_errors_on() and not reported:
+                self._unreachable(error)
+
+    def _receive(self) -> None:
+        driver, flow, sock = self._driver, self._flow, self._sock
         for _ in range(_DATAGRAMS):
-            try:
-                payload = self._sock.recv(65535)
-            except BlockingIOError:
-                return
-            except OSError as error:
-                if not self._pass_errors_on() and not reported:
-                    self._unreachable(error)
-                return
-            self._driver.stack.send_datagram(self._flow, payload, self._driver.now)
+            driver.stack.send_datagram(flow, sock.recv(65535), driver.now)
+        if self._gathers is None:
+            self._gathers = self._gather()
+
+    def _gather(self) -> bool:
+        """So much arrives: let the kernel gather it, where it can cut it again for the guest. Whether it does."""
+        if not _CUTS_DATAGRAMS:
+            return False
+        try:
+            self._sock.setsockopt(socket.IPPROTO_UDP, _UDP_GRO, 1)
+        except OSError:
+            return False
+        return True
+
+    def _receive_runs(self) -> None:
+        driver, flow, sock = self._driver, self._flow, self._sock
+        for _ in range(_RUNS):
+            payload, ancillary, _, _ = sock.recvmsg(65535, _ANCILLARY)
+            size = next((_GATHERED.unpack(data)[0] for _, kind, data in ancillary if kind == _UDP_GRO), 0)
+            if 0 < size < len(payload):
+                driver.stack.send_run(flow, payload, size, driver.now)
+            else:
+                driver.stack.send_datagram(flow, payload, driver.now)
 
     def _pass_errors_on(self, sent: Buffer = b"") -> bool:
         """Tell the guest what is in the queue of errors; whether there was anything."""

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Protocol
 
-from netns.link import UDP4, UDP6, Frame, Link
+from netns.link import UDP4, UDP6, Frame, Link, run_header
 from netns.tcp.flow import flow_key
 from netns.wire.checksum import ones_sum, pseudo_sum
 from netns.wire.error import Buffer
@@ -23,6 +23,7 @@ _HOP_LIMIT = 64  # what guests send, unless they look for a path
 _HEAD = struct.Struct("!HHHH")
 _HEAD4 = struct.Struct("!BBHHHBBH4s4sHHHH")
 _HEAD6 = struct.Struct("!IHBB16s16sHHHH")
+_MAX_PACKET = 65535  # bytes, of IPv4 with its header and of IPv6 without
 _DONT_FRAGMENT = 0x4000
 _FIXED4 = struct.pack("!BBHHHBBH", 0x45, 0, 0, 0, _DONT_FRAGMENT, _HOP_LIMIT, PROTOCOL_UDP, 0)
 
@@ -67,26 +68,30 @@ class UdpFlow:
         fixed = _FIXED4 + far + guest
         self._ip_sum = ones_sum(fixed) if len(far) == 4 else 0
 
-    def frame(self, payload: bytes, link: Link) -> Frame | None:
-        """`payload` from the far end to the guest; None where it does not fit the link. Its checksum is left open."""
+    def frame(self, payload: bytes, link: Link, size: int = 0) -> Frame | None:
+        """`payload` from the far end to the guest; None where it does not fit the link. Its checksum is left open.
+
+        With `size` it is many datagrams of so many bytes each, of which the last may be shorter.
+        """
         length = len(payload) + _HEAD.size
+        each = size + _HEAD.size if size else length
         check = (self._pseudo + length) % 65535
         if len(self.far) == 4:
             total = length + 20
-            if total > link.mtu:
+            if each + 20 > link.mtu or total > _MAX_PACKET:
                 return None
             head = _HEAD4.pack(
                 0x45, 0, total, 0, _DONT_FRAGMENT, _HOP_LIMIT, PROTOCOL_UDP, 65535 - (self._ip_sum + total) % 65535,
                 self.far, self.guest, self.far_port, self.guest_port, length, check,
             )  # fmt: skip
-            return (UDP4 + link.ethernet4 + head, payload)
-        if length + 40 > link.mtu:
+            return ((run_header(size, six=False) if size else UDP4) + link.ethernet4 + head, payload)
+        if each + 40 > link.mtu or length > _MAX_PACKET:
             return None
         head = _HEAD6.pack(
             0x60000000, length, PROTOCOL_UDP, _HOP_LIMIT,
             self.far, self.guest, self.far_port, self.guest_port, length, check,
         )  # fmt: skip
-        return (UDP6 + link.ethernet6 + head, payload)
+        return ((run_header(size, six=True) if size else UDP6) + link.ethernet6 + head, payload)
 
     def __repr__(self) -> str:
         return f"<UdpFlow {self.guest.hex()}:{self.guest_port} {self.far.hex()}:{self.far_port}>"

@@ -24,7 +24,7 @@ from netns.wire.icmpv6 import Icmpv6Message
 from netns.wire.ipv4 import Ipv4Packet
 from netns.wire.ipv6 import Ipv6Fragment, Ipv6Packet
 from netns.wire.udp import UdpDatagram
-from netns.wire.vnet import NEEDS_CSUM, PLAIN
+from netns.wire.vnet import NEEDS_CSUM, PLAIN, VnetHeader
 
 MAC = b"\x52\x55\x0a\0\2\2"
 GUEST_MAC = b"\x02\0\0\0\0\1"
@@ -290,3 +290,21 @@ def test_datagrams_to_the_guest(six: bool, size: int) -> None:
         assert made is not None
         (plain,) = link.datagram(flow.far, 53, flow.guest, 4000, bytes(size))
         assert b"".join(made) == b"".join(plain)
+
+
+@pytest.mark.parametrize("six", [False, True])
+def test_runs_of_datagrams_are_one_frame_where_they_fit(six: bool) -> None:
+    stack = new_stack()
+    flow = stack.open_udp(GUEST6 if six else GUEST, 80, FAR6 if six else FAR, 9000, 0.0)
+    stack.send_run(flow, bytes(2500), 1000, 1.0)
+    (run,) = stack.poll(1.0)
+    header = VnetHeader.parse(run[0])
+    start = 54 if six else 34
+    assert header == VnetHeader(NEEDS_CSUM, 5, start + 8, 1000, start, 6)
+    assert len(b"".join(run)) == 10 + start + 8 + 2500
+    assert (flow.to_guest, flow.last_used) == (2500, 1.0)
+    stack.send_run(flow, bytes(65 * 100), 100, 1.0)  # more than a kernel cuts
+    assert len(stack.poll(1.0)) == 65
+    stack.send_run(flow, bytes(3000), 2000, 1.0)  # larger than the link's MTU: cut twice
+    assert [VnetHeader.parse(out[0]).gso_type for out in stack.poll(1.0)] == [0, 0, 0]
+    assert flow.to_guest == 2500 + 6500 + 3000

@@ -107,6 +107,46 @@ def test_a_burst_to_a_closed_port_is_refused() -> None:
     on_a_host(work)
 
 
+@pytest.mark.parametrize(("host", "mtu"), [(HOST, 65520), (HOST6, 65520), (HOST, 1500), (HOST6, 1280)])
+def test_what_arrives_gathered_is_cut_again(host: str, mtu: int) -> None:
+    """A sender whose kernel cuts runs (udp(7), UDP_SEGMENT) reaches us uncut; the guest hears what was meant."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    runs = [[1200] * 40 + [700], [1200] * 40, [1], [1400] * 30, [1200] * 10 + [1]]
+
+    def receive(port: int) -> list[tuple[int, int]]:
+        with socket.socket(family, socket.SOCK_DGRAM) as sock:
+            sock.settimeout(PATIENCE)
+            sock.connect((host, port))
+            sock.send(b"ready")
+            seen = []
+            for _ in range(100):
+                sock.recv(10)
+            for run in runs:
+                sock.send(b"next")
+                for _ in run:
+                    payload = sock.recv(2000)
+                    seen.append((payload[0], len(payload)))
+            return seen
+
+    def work() -> None:
+        with socket.socket(family, socket.SOCK_DGRAM) as sock, Network(Settings(mtu=mtu)) as network:
+            sock.settimeout(PATIENCE)
+            sock.bind((host, 0))
+            running = network.start(lambda: receive(sock.getsockname()[1]))
+            peer = sock.recvfrom(10)[1]
+            os.kill(network.pid, signal.SIGSTOP)
+            for _ in range(100):  # so many wait at once that they are gathered from now on
+                sock.sendto(b"many", peer)
+            os.kill(network.pid, signal.SIGCONT)
+            for run in runs:
+                assert sock.recv(10) == b"next"
+                parts = [bytes((number,)) * size for number, size in enumerate(run)]
+                sock.sendmsg(parts, [(socket.IPPROTO_UDP, 103, struct.pack("=H", run[0]))], 0, peer)
+            assert running.wait() == [place for run in runs for place in enumerate(run)]
+
+    on_a_host(work)
+
+
 def test_a_closed_port_is_refused() -> None:
     def work() -> None:
         with Network() as network:
