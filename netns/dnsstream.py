@@ -206,7 +206,7 @@ class DnsStream:
             if mask & (select.EPOLLIN | select.EPOLLERR | select.EPOLLHUP):
                 self._read(sock)
         except OSError:
-            self._next_server()
+            self._hung_up()
         self._settle()
 
     def failed(self) -> None:
@@ -221,7 +221,7 @@ class DnsStream:
             except BlockingIOError:
                 pass  # epoll says when there is room
             except OSError:
-                self._next_server()
+                self._hung_up()
 
     def _read(self, sock: socket.socket) -> None:
         for _ in range(_READS):
