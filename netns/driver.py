@@ -12,6 +12,7 @@ import select
 import socket
 from typing import TYPE_CHECKING
 
+from netns.buffers import Buffers
 from netns.capture import Capture
 from netns.datagrams import UdpRelay
 from netns.events import Datagram, EchoRequested, Event, TcpOpened, TcpReady, TcpReceived, UdpExpired
@@ -33,6 +34,7 @@ __all__ = ["Driver", "Timer"]
 _BATCH = 64  # frames before the sockets have their turn
 _FRAME = 65536 + 64
 _IOV_MAX = 1024
+_BUFFERS_IDLE = 5.0  # seconds
 _ACK_PATIENCE = 0.001  # seconds: longer than most answers from this machine take
 
 
@@ -55,6 +57,8 @@ class Driver(Loop):
         self.reach = reach
         self.egress: Egress | None = None
         self.capture: Capture | None = None
+        self.buffers = Buffers()
+        self._trimming = False
         self.open_socket = Sockets(outbound, outbound6, self._make_room).open
         self._tap = tap_fd
         self.resolver = resolver
@@ -62,6 +66,17 @@ class Driver(Loop):
         self._buffer = bytearray(_FRAME)
         self.watch_fd(tap_fd, select.EPOLLIN, self._on_tap)
         resolver.attach(self)
+
+    def lend(self) -> None:
+        """A buffer of `buffers` will be away for some time: look after them, until none is left."""
+        if not self._trimming:
+            self._trimming = True
+            self.call_later(_BUFFERS_IDLE, self._trim_buffers)
+
+    def _trim_buffers(self) -> None:
+        self._trimming = False
+        if self.buffers.trim():
+            self.lend()
 
     def _make_room(self) -> bool:
         """Forget the UDP flow that is missed least, for its descriptor."""

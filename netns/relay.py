@@ -23,6 +23,7 @@ from netns.wire.error import Buffer
 if TYPE_CHECKING:
     from netns.driver import Driver
 
+_LARGE = 1 << 14  # bytes: from here on, to copy costs more than to lend a buffer
 _READS = 4  # of up to 64 KiB, before the other flows have their turn
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER
 _REFUSALS = frozenset({errno.ECONNREFUSED, errno.ECONNRESET})
@@ -138,6 +139,7 @@ class TcpRelay:
         """The guest and the host are connected: move bytes."""
         self._started = True
         self._read_size = self._flow.connection.max_segment  # one read is one frame
+        self._flow.connection.buffer.recycle = self._driver.buffers.give
         self.changed()
 
     # From the host
@@ -178,22 +180,33 @@ class TcpRelay:
 
     def _read(self, sock: socket.socket) -> None:
         connection = self._flow.connection
+        driver = self._driver
+        size = self._read_size
         for _ in range(_READS):
-            size = self._read_size
             if self._host_closed or connection.send_room() < size:
                 return
+            buffer = driver.buffers.take()
             try:
-                data = sock.recv(size)
-            except BlockingIOError:
-                return
-            self._driver.stack.touch(self._flow)
-            if not data:
-                self._host_closed = True
-                connection.close()
-                return
-            connection.send(data)
-            self._flow.to_guest += len(data)
-            if len(data) < size:
+                count = sock.recv_into(buffer, size)
+            except OSError as error:
+                driver.buffers.give(buffer)
+                if isinstance(error, BlockingIOError):
+                    return
+                raise
+            driver.stack.touch(self._flow)
+            if count >= _LARGE:
+                driver.lend()
+                connection.send(memoryview(buffer)[:count])
+            else:  # whatever little waits to be acknowledged must not hold a whole buffer
+                if count:
+                    connection.send(bytes(memoryview(buffer)[:count]))
+                driver.buffers.give(buffer)
+                if not count:
+                    self._host_closed = True
+                    connection.close()
+                    return
+            self._flow.to_guest += count
+            if count < size:
                 return
 
     def _flush(self, sock: socket.socket) -> None:

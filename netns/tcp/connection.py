@@ -111,8 +111,8 @@ class Connection(Transmitter):
         buffer = self.buffer
         return max(0, self.capacity - buffer.end + buffer.start)
 
-    def send(self, data: bytes) -> None:
-        """Queue `data`; the owner keeps to `send_room()`."""
+    def send(self, data: bytes | memoryview) -> None:
+        """Queue `data`, which stays as it is until it is acknowledged; the owner keeps to `send_room()`."""
         if not self._fin_queued and self.state is not State.CLOSED:
             self.buffer.append(data)
 

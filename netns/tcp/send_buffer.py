@@ -1,8 +1,12 @@
-"""Bytes that the peer has not acknowledged, kept as the chunks they came in so that none is copied."""
+"""Bytes that the peer has not acknowledged, kept as the chunks they came in so that none is copied.
+
+A chunk is bytes, or a view of a buffer that the owner lent: `recycle` is called with that buffer once it is free.
+"""
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
 from netns.wire.error import Buffer
 
@@ -13,21 +17,23 @@ _SMALL = 4096
 class SendBuffer:
     """A queue of bytes whose first one has the (unwrapped) sequence number `start`."""
 
-    __slots__ = ("_chunks", "end", "start")
+    __slots__ = ("_chunks", "end", "recycle", "start")
 
     def __init__(self, start: int) -> None:
         self.start = start
         self.end = start
-        self._chunks: deque[bytes] = deque()
+        self._chunks: deque[bytes | memoryview] = deque()
+        self.recycle: Callable[[bytearray], None] | None = None
 
     def __len__(self) -> int:
         return self.end - self.start
 
-    def append(self, data: bytes) -> None:
+    def append(self, data: bytes | memoryview) -> None:
         """Add `data` at the end."""
         chunks = self._chunks
-        if chunks and len(data) < _SMALL and len(chunks[-1]) < _SMALL:
-            chunks[-1] += data
+        last = chunks[-1] if chunks and len(data) < _SMALL else None
+        if isinstance(last, bytes) and isinstance(data, bytes) and len(last) < _SMALL:
+            chunks[-1] = last + data
         else:
             chunks.append(data)
         self.end += len(data)
@@ -41,9 +47,15 @@ class SendBuffer:
             if size > count:
                 chunks[0] = chunks[0][count:]
                 break
-            chunks.popleft()
+            chunk = chunks.popleft()
+            if isinstance(chunk, memoryview):
+                self._recycle(chunk)
             count -= size
         self.start = upto
+
+    def _recycle(self, chunk: memoryview) -> None:
+        if self.recycle is not None and isinstance(chunk.obj, bytearray):
+            self.recycle(chunk.obj)
 
     def gather(self, first: int, length: int) -> list[Buffer]:
         """Views of the `length` bytes from sequence number `first`, all of which must be there."""
@@ -68,5 +80,8 @@ class SendBuffer:
 
     def clear(self) -> None:
         """Let go of the bytes; the sequence numbers stay."""
+        for chunk in self._chunks:
+            if isinstance(chunk, memoryview):
+                self._recycle(chunk)
         self._chunks.clear()
         self.start = self.end

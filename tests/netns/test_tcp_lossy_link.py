@@ -124,6 +124,24 @@ def test_reassembly_against_a_bitmap(pieces: list[tuple[int, int]]) -> None:
     assert position == expected
 
 
+@given(st.lists(st.integers(1, 20000), max_size=12), st.data())
+def test_lent_buffers_come_back_once_each(sizes: list[int], data: st.DataObject) -> None:
+    buffer = SendBuffer(0)
+    back: list[bytearray] = []
+    buffer.recycle = back.append
+    lent: list[tuple[int, bytearray]] = []
+    for size in sizes:
+        if data.draw(st.booleans()):
+            lent.append((buffer.end + size, bytearray(size + 10)))
+            buffer.append(memoryview(lent[-1][1])[:size])
+        else:
+            buffer.append(bytes(size))
+        buffer.acknowledge(data.draw(st.integers(buffer.start, buffer.end)))
+        assert list(map(id, back)) == [id(one) for end, one in lent if end <= buffer.start]
+    buffer.clear()
+    assert list(map(id, back)) == [id(one) for _, one in lent]
+
+
 @settings(max_examples=50)
 @given(st.lists(st.binary(min_size=1, max_size=6000), max_size=12), st.data())
 def test_send_buffer_against_bytes(chunks: list[bytes], data: st.DataObject) -> None:
