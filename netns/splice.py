@@ -37,6 +37,7 @@ _MAX_PIPES = 8  # that are kept for the next
 _MAX_FLOWS = 4096
 _F_SETPIPE_SZ = 1031  # fcntl(2)
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER
+_READABLE = select.EPOLLIN | select.EPOLLHUP
 _FIRST_UNPRIVILEGED = 1024
 _PATIENCE = 1.0  # seconds until a guest that does not answer itself is tried over the TAP
 
@@ -152,42 +153,49 @@ class _Way:
         """There are bytes for the sink."""
         return bool(self.held or self.copied)
 
-    def read(self, buffer: memoryview) -> None:
-        """Move what the source has, once. Raises OSError, of either end."""
+    def read(self, buffer: memoryview) -> bool:
+        """Move what the source has, once; True where that changes nothing else. Raises OSError, of either end."""
+        if self.pipe is not None:
+            return self._splice(self.pipe)
         try:
-            if self.pipe is not None:
-                size = os.splice(self.source.fileno(), self.pipe[1], _PIPE, flags=_SPLICE_FLAGS)
-                self.held = size
-            else:
-                size = self.source.recv_into(buffer)
+            size = self.source.recv_into(buffer)
         except BlockingIOError:
-            return
+            return True
         if not size:
             self.ended = True
-        elif self.pipe is not None:
-            self.write()
-            if size < _LITTLE:
-                self.release()
-        else:
-            self._pass_on(buffer[:size])
-            if size == len(buffer):
-                self.pipe = self._pipes.take()
-                self._widen()
+            return False
+        try:
+            sent = self.sink.send(buffer[:size])
+        except BlockingIOError:
+            sent = 0
+        self.count += sent
+        if size == _COPY:
+            self.pipe = self._pipes.take()
+            self._widen()
+        if sent < size:
+            self.copied = bytes(buffer[sent:size])
+            return False
+        return True
+
+    def _splice(self, pipe: tuple[int, int]) -> bool:
+        try:
+            size = os.splice(self.source.fileno(), pipe[1], _PIPE, flags=_SPLICE_FLAGS)
+        except BlockingIOError:
+            return True
+        if not size:
+            self.ended = True
+            return False
+        self.held = size
+        self.write()
+        if size < _LITTLE:
+            self.release()
+        return not self.held
 
     def _widen(self) -> None:
         """Much is coming: let the sink take much at a time, where that is more than the kernel would come to itself."""
         if not self.wide and self._pipes.send_buffer:
             self.wide = True
             self.sink.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self._pipes.send_buffer)
-
-    def _pass_on(self, data: memoryview) -> None:
-        try:
-            sent = self.sink.send(data)
-        except BlockingIOError:
-            sent = 0
-        self.count += sent
-        if sent < len(data):
-            self.copied = bytes(data[sent:])
 
     def write(self) -> None:
         """Give the sink what waits for it. Raises OSError."""
@@ -320,12 +328,12 @@ class Spliced:
 
     def on_client(self, mask: int) -> None:
         """The client's socket is ready."""
-        self._turn(mask, *self._ways)
+        self._turn(mask, self._ways[0], self._ways[1])
 
     def on_guest(self, mask: int) -> None:
         """The guest's socket is ready."""
         if self._joined:
-            self._turn(mask, *reversed(self._ways))
+            self._turn(mask, self._ways[1], self._ways[0])
         else:
             self._dialled()
 
@@ -335,13 +343,15 @@ class Spliced:
 
     def _turn(self, mask: int, incoming: _Way, outgoing: _Way) -> None:
         try:
+            if mask == select.EPOLLIN and incoming.read(self._splicer.buffer):
+                return
             if mask & select.EPOLLERR:
                 error = incoming.source.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
                 if error:
                     raise OSError(error, os.strerror(error))
             if outgoing.waits and mask & (select.EPOLLOUT | select.EPOLLHUP):
                 outgoing.write()
-            if mask & (select.EPOLLIN | select.EPOLLHUP) and not incoming.ended and not incoming.waits:
+            if mask != select.EPOLLIN and mask & _READABLE and not incoming.ended and not incoming.waits:
                 incoming.read(self._splicer.buffer)
             self._settle()
         except OSError:
