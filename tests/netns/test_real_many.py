@@ -90,11 +90,12 @@ def test_nothing_is_left_of_many_connections(connections: Callable[[int], None])
         # The guest's ports are its own affair: it closes first, and would keep each for a minute.
         port = serve_echo()
         with Network(prepare=reuse_ports) as network:
+            before = network.descriptors()
             network.run(lambda: connections(port))
-            before = settled(network)
+            assert settled(network, before + FEW), network.descriptors()
             memory = resident(network.pid)
             network.run(lambda: connections(port))
-            assert settled(network) <= before + FEW
+            assert settled(network, before + FEW), network.descriptors()
             assert resident(network.pid) - memory < GROWTH
 
     with mock.patch("netns.tcp.connection.TIME_WAIT_SECONDS", 0.2):
@@ -107,9 +108,11 @@ def reuse_ports() -> None:
             file.write(value)
 
 
-def settled(network: Network) -> int:
-    """How many descriptors the network has once it has few."""
+def settled(network: Network, limit: int) -> bool:
+    """Whether the network comes to have no more descriptors than that."""
     deadline = time.monotonic() + PATIENCE
-    while (count := network.descriptors()) > CONCURRENT // 10 and time.monotonic() < deadline:
+    while network.descriptors() > limit:
+        if time.monotonic() > deadline:
+            return False
         time.sleep(0.05)
-    return count
+    return True
