@@ -310,7 +310,9 @@ class DnsStream:
         if sock is None:
             return
         interest = select.EPOLLOUT if self._unsent or not self._connected else 0
-        if self._connected and self._flow.connection.send_room() > 0:
+        room = self._flow.connection.send_room() > 0
+        self._flow.waiting = not room
+        if self._connected and room:
             interest |= select.EPOLLIN
         if interest != self._interest:
             self._interest = interest

@@ -65,7 +65,7 @@ class Guest:
                     self._ack = new
                     self.ended |= bool(segment.flags & FIN)
             self._arrive(ACK)
-            if self.alive:
+            if self.alive and self.flow.waiting:
                 self.stream.changed()
 
     def send(self, data: bytes) -> None:
