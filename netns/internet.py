@@ -11,6 +11,7 @@ anything else          an ICMP error, as is a packet that may cross no router: o
 from __future__ import annotations
 
 import struct
+import sys
 from abc import ABC, abstractmethod
 
 from netns.answers import ALL_NODES, ROUTER_LINK_LOCAL, Answers
@@ -23,7 +24,7 @@ from netns.icmperrors import (
     time_exceeded,
     unknown_protocol,
 )
-from netns.link import Link
+from netns.link import GSO_UDP_L4, Link
 from netns.settings import Addresses
 from netns.tcp.flow import flow_key
 from netns.udp import UdpFlow
@@ -43,6 +44,7 @@ from netns.wire.vnet import DATA_VALID, NEEDS_CSUM, PLAIN
 from netns.wire.vnet import HEADER_LENGTH as VNET_LENGTH
 
 _IP = VNET_LENGTH + ETHERNET_LENGTH
+_SEGMENT_SIZE = slice(4, 6)  # in the virtio header, in the machine's byte order
 _SOURCE_MAC = slice(VNET_LENGTH + 6, VNET_LENGTH + 12)
 _CHECKED = NEEDS_CSUM | DATA_VALID
 
@@ -54,6 +56,7 @@ _SHORTEST = _DATAGRAM4.size
 _SHORTEST6 = _IP + _DATAGRAM6.size
 
 _QUOTED = 1280  # no error quotes more
+_MAX_SEGMENTS = 128  # UDP_MAX_SEGMENTS of linux/udp.h
 
 
 class Internet(Answers, ABC):
@@ -65,6 +68,7 @@ class Internet(Answers, ABC):
         self._advertise = advertise
         self._fragments = Fragments()
         self._events: list[Event] = []
+        self._each: int | None = None  # bytes of each datagram, where the frame at hand holds many
         self._dhcp = {b"\xff" * 4, addresses.broadcast, addresses.gateway}
         self._dhcpv6 = {dhcpv6.ALL_SERVERS, ROUTER_LINK_LOCAL}
         self._ours = {addresses.gateway, addresses.resolver}
@@ -118,7 +122,7 @@ class Internet(Answers, ABC):
         Where the guest's kernel vouches for the datagram it has also made the header, whose checksum is not looked at.
         """
         flags, mac, kind, first, total, fragment, hops, protocol, key, length = _DATAGRAM4.unpack_from(frame)
-        if not flags & _CHECKED or mac != self.link.guest_mac:
+        if not flags & _CHECKED or mac != self.link.guest_mac or frame[1]:
             return False
         if kind == ETHERTYPE_IPV4:
             if protocol != PROTOCOL_UDP or first != 0x45 or fragment & 0x3FFF or total != length + 20:
@@ -159,6 +163,7 @@ class Internet(Answers, ABC):
         source = frame[_SOURCE_MAC]
         if source != self.link.guest_mac and not source[0] & 1:
             self.link.learn(bytes(source))
+        self._each = int.from_bytes(frame[_SEGMENT_SIZE], sys.byteorder) if frame[1] == GSO_UDP_L4 else None
         ethertype = frame[_IP - 2] << 8 | frame[_IP - 1]
         checked = bool(frame[0] & _CHECKED)
         if ethertype == ETHERTYPE_IPV4:
@@ -290,7 +295,15 @@ class Internet(Answers, ABC):
         if flow is None:
             flow = UdpFlow(source, datagram.source_port, destination, datagram.destination_port)
             self._add_udp(flow, now)
-        self._deliver(flow, head, hop_limit, whole, datagram.payload)
+        payload = datagram.payload
+        each = self._each if checked else None
+        if each is None:
+            self._deliver(flow, head, hop_limit, whole, payload)
+            return
+        if each < 1 or len(payload) > each * _MAX_SEGMENTS:
+            raise WireError(f"a frame with datagrams of {each} bytes has {len(payload)}")
+        for start in range(0, len(payload), each):
+            self._deliver(flow, head, hop_limit, whole, payload[start : start + each])
 
     def _on_dhcp(self, datagram: UdpDatagram) -> None:
         request = DhcpMessage.parse(datagram.payload)

@@ -23,7 +23,7 @@ Frame = tuple[Buffer, ...]
 _IPV4 = struct.pack("!H", ETHERTYPE_IPV4)
 _IPV6 = struct.pack("!H", ETHERTYPE_IPV6)
 
-_GSO_UDP_L4 = 5  # linux/virtio_net.h; since Linux 6.2
+GSO_UDP_L4 = 5  # linux/virtio_net.h; since Linux 6.2
 
 # Before a datagram whose checksum is left open.
 UDP4 = VnetHeader(
@@ -37,7 +37,7 @@ UDP6 = VnetHeader(
 def run_header(size: int, *, six: bool) -> bytes:
     """What goes before datagrams of `size` bytes each (the last may be shorter) in one frame: the kernel cuts them."""
     start = ETHERNET_LENGTH + (ipv6.HEADER_LENGTH if six else ipv4.HEADER_LENGTH)
-    header = VnetHeader(NEEDS_CSUM, _GSO_UDP_L4, start + udp.HEADER_LENGTH, size, start, udp.CHECKSUM_OFFSET)
+    header = VnetHeader(NEEDS_CSUM, GSO_UDP_L4, start + udp.HEADER_LENGTH, size, start, udp.CHECKSUM_OFFSET)
     return header.to_bytes()
 
 

@@ -29,6 +29,7 @@ _IFF_TAP = 0x0002
 _IFF_NO_PI = 0x1000
 _IFF_VNET_HDR = 0x4000
 _OFFLOADS = 0x01 | 0x02 | 0x04 | 0x08  # TUN_F_CSUM, TSO4, TSO6, TSO_ECN
+_DATAGRAM_OFFLOADS = 0x20 | 0x40  # TUN_F_USO4, USO6; since Linux 6.2
 _LOOPBACK = 1  # index of lo in every network namespace
 
 # A pidfd or a network namespace's descriptor; or those of a user namespace and of a network namespace in it
@@ -66,7 +67,10 @@ def _create(settings: Settings, configure: bool) -> int:
     try:
         flags = _IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR
         fcntl.ioctl(fd, _TUNSETIFF, struct.pack("16sH22x", settings.interface.encode(), flags))
-        fcntl.ioctl(fd, _TUNSETOFFLOAD, _OFFLOADS)
+        try:
+            fcntl.ioctl(fd, _TUNSETOFFLOAD, _OFFLOADS | _DATAGRAM_OFFLOADS)
+        except OSError:  # an older kernel cuts datagrams itself
+            fcntl.ioctl(fd, _TUNSETOFFLOAD, _OFFLOADS)
         if configure:
             chatter.drop(fd)
             _configure(socket.if_nametoindex(settings.interface), settings, settings.addresses())

@@ -308,3 +308,21 @@ def test_runs_of_datagrams_are_one_frame_where_they_fit(six: bool) -> None:
     stack.send_run(flow, bytes(3000), 2000, 1.0)  # larger than the link's MTU: cut twice
     assert [VnetHeader.parse(out[0]).gso_type for out in stack.poll(1.0)] == [0, 0, 0]
     assert flow.to_guest == 2500 + 6500 + 3000
+
+
+@pytest.mark.parametrize("six", [False, True])
+def test_a_frame_of_many_datagrams(six: bool) -> None:
+    """What a guest leaves to be cut (udp(7), UDP_SEGMENT) comes as it would have been cut."""
+    packet = udp6(bytes(range(250))) if six else udp4(bytes(range(250)))
+    stack = new_stack()
+    for _ in range(2):  # an unknown flow, a known one
+        stack.receive(VnetHeader(NEEDS_CSUM, 5, 0, 100).to_bytes() + frame(packet)[10:], 0.0)
+        events = stack.take_events()
+        assert [bytes(event.payload) for event in events if isinstance(event, Datagram)] == [
+            bytes(range(100)), bytes(range(100, 200)), bytes(range(200, 250))
+        ]  # fmt: skip
+    for size in (0, 1):  # endless, and more than a kernel cuts
+        stack.receive(VnetHeader(NEEDS_CSUM, 5, 0, size).to_bytes() + frame(packet)[10:], 0.0)
+    assert not stack.take_events() and stack.malformed == 2
+    stack.receive(frame(packet), 0.0)
+    assert len(stack.take_events()) == 1

@@ -107,6 +107,35 @@ def test_a_burst_to_a_closed_port_is_refused() -> None:
     on_a_host(work)
 
 
+@pytest.mark.parametrize("host", [HOST, HOST6])
+def test_runs_that_the_guest_leaves_uncut(host: str) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    runs = [[1200] * 20 + [700], [1400] * 20, [1200] * 10 + [1]]
+
+    def send(port: int) -> None:
+        with socket.socket(family, socket.SOCK_DGRAM) as sock:
+            sock.settimeout(PATIENCE)
+            sock.connect((host, port))
+            for run in runs:
+                parts = [bytes((number,)) * size for number, size in enumerate(run)]
+                sock.sendmsg(parts, [(socket.IPPROTO_UDP, 103, struct.pack("=H", run[0]))])
+                sock.recv(10)
+
+    def work() -> None:
+        with socket.socket(family, socket.SOCK_DGRAM) as sock, Network() as network:
+            sock.settimeout(PATIENCE)
+            sock.bind((host, 0))
+            running = network.start(lambda: send(sock.getsockname()[1]))
+            for run in runs:
+                for number, size in enumerate(run):
+                    payload, peer = sock.recvfrom(65535)
+                    assert payload == bytes((number,)) * size
+                sock.sendto(b"next", peer)
+            running.wait()
+
+    on_a_host(work)
+
+
 @pytest.mark.parametrize(("host", "mtu"), [(HOST, 65520), (HOST6, 65520), (HOST, 1500), (HOST6, 1280)])
 def test_what_arrives_gathered_is_cut_again(host: str, mtu: int) -> None:
     """A sender whose kernel cuts runs (udp(7), UDP_SEGMENT) reaches us uncut; the guest hears what was meant."""
