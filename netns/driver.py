@@ -167,7 +167,10 @@ class Driver(Loop):
     def _handle_all(self, events: list[Event]) -> None:
         for event in events:
             try:
-                self._handle(event)
+                if type(event) is TcpReceived and (relay := event.flow.relay) is not None:  # nearly all
+                    relay.received()
+                else:
+                    self._handle(event)
             except Exception as error:  # noqa: BLE001  one flow ends, not all
                 self.report(error)
                 self._end(event)

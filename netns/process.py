@@ -14,7 +14,6 @@ import functools
 import gc
 import os
 import resource
-import secrets
 import signal
 import socket
 from collections.abc import Callable, Sequence
@@ -36,6 +35,7 @@ from netns.settings import PublishedPort, Settings
 from netns.splice import Splicer
 from netns.stack import Stack
 from netns.tap import NamespaceRef, hardware_address, loopback_up, open_tap
+from netns.tcp.initial import initial_numbers
 
 __all__ = [
     "NamespaceRef",
@@ -90,7 +90,7 @@ def build(
     stack = Stack(
         addresses,
         link,
-        lambda: secrets.randbits(32),
+        initial_numbers().__next__,
         dns=not settings.disable_dns,
         advertise=advertise,
         max_flows=_raise_file_limit(),

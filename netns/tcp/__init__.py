@@ -7,5 +7,6 @@ reassembly.py       segments that arrived ahead of their turn
 timeout.py          the retransmission timeout
 transmitter.py      what is sent, and when: poll, deadline
 connection.py       the state machine: on_segment, send, close
+initial.py          initial sequence numbers
 flow.py             a connection with its addresses, and its frames
 """

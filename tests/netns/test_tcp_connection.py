@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from netns.tcp.connection import TIME_WAIT_SECONDS
+from netns.tcp.initial import initial_numbers
 from netns.tcp.state import Signal, State
 from tests.netns.tcp_language import Dialogue
 
@@ -244,6 +245,13 @@ def test_both_close_at_once() -> None:
     test.expect("A 2 ack 2")
     test.receive("A", seq=2, ack=2)
     assert test.connection.state is State.TIME_WAIT
+
+
+def test_initial_numbers_do_not_repeat() -> None:
+    numbers = initial_numbers()
+    drawn = [next(numbers) for _ in range(3000)]
+    assert all(0 <= number < 1 << 32 for number in drawn)
+    assert len(set(drawn)) > 2990
 
 
 def test_a_lost_fin_is_sent_again() -> None:
