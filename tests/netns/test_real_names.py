@@ -66,7 +66,30 @@ def query(identifier: int, name: str = "a.example") -> bytes:
     return DnsHeader(identifier, 0x100, 1, 0, 0, 0).to_bytes() + labels + b"\0\0\1\0\1"
 
 
-def test_dig_and_the_c_library_ask_dnsmasq() -> None:
+def look_up(name: str) -> list[str] | int:
+    """The addresses that the C library finds, or its error."""
+    try:
+        return sorted({str(entry[4][0]) for entry in socket.getaddrinfo(name, 80, type=socket.SOCK_STREAM)})
+    except socket.gaierror as error:
+        return error.errno or 0
+
+
+def test_the_c_library_hears_addresses_and_refusals() -> None:
+    def work() -> None:
+        with tempfile.NamedTemporaryFile("w") as file:
+            file.write(f"nameserver {RESOLVER}\noptions timeout:20\n")
+            file.flush()
+            subprocess.run(["mount", "--bind", file.name, "/etc/resolv.conf"], check=True)
+            serve_udp("127.0.0.2", address_of("192.0.2.9"), port=53)
+            with Network(Settings(dns=("127.0.0.2",), egress=("allow=*.good.example",))) as network:
+                assert network.run(lambda: look_up("www.good.example")) == ["192.0.2.9"]
+                # The library does not wait for its 20 seconds to pass, which would be too long for the test.
+                assert network.run(lambda: look_up("www.bad.example")) in (socket.EAI_AGAIN, socket.EAI_NONAME)
+
+    on_a_host(work)
+
+
+def test_dig_asks_dnsmasq() -> None:
     def work() -> None:
         with tempfile.TemporaryDirectory() as folder:
             records = "".join(f"txt-record=long.example,{'x' * 200}{number}\n" for number in range(15))
