@@ -29,7 +29,7 @@ from netns.guestsockets import GuestSockets
 from netns.hostchanges import HostChanges
 from netns.link import Link
 from netns.loop import Notes
-from netns.reach import Reach
+from netns.reach import Reach, host_address
 from netns.resolver import Resolver
 from netns.settings import PublishedPort, Settings
 from netns.splice import Splicer
@@ -54,21 +54,6 @@ __all__ = [
 _OUR_MAC = b"\x52\x55"  # locally administered; the rest is the gateway's address
 _MAX_FLOWS = 8192
 _SPARE_FDS = 64
-
-
-def host_address(*, six: bool = False) -> str | None:
-    """The address that the host uses towards the world, which a guest reaches as it is; None where it has none.
-
-    For a name such as host.containers.internal where the host's loopback is out of reach. Sends nothing.
-    """
-    family, far = (socket.AF_INET6, "2001:db8::1") if six else (socket.AF_INET, "203.0.113.1")
-    try:
-        with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-            sock.connect((far, 9))
-            address: str = sock.getsockname()[0]
-            return address
-    except OSError:
-        return None
 
 
 def build(

@@ -27,7 +27,10 @@ _MAPPED = bytes(10)  # ::/80 holds the unspecified, the loopback and the IPv4-ma
 
 
 def host_address(*, six: bool = False) -> str | None:
-    """The address that the host uses towards the world; None where it has none. Sends nothing."""
+    """The address that the host uses towards the world, which a guest reaches as it is; None where it has none.
+
+    Sends nothing.
+    """
     family, far = (socket.AF_INET6, "2001:db8::1") if six else (socket.AF_INET, "203.0.113.1")
     try:
         with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:

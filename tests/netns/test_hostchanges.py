@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import threading
@@ -11,7 +12,7 @@ import threading
 import pytest
 
 from netns.process import Settings
-from tests.netns.network import HOST, OTHER, Network, on_a_host, serve_udp
+from tests.netns.network import HOST, OTHER, PATIENCE, Network, connect, on_a_host, serve_tcp, serve_udp
 
 pytestmark = [pytest.mark.userns, pytest.mark.tun]
 
@@ -20,6 +21,41 @@ FAR = "198.51.100.9"
 
 def ip(*words: str) -> None:
     subprocess.run(["ip", *words], check=True)
+
+
+def test_a_network_that_was_stopped_goes_on() -> None:
+    """As when the machine is suspended."""
+
+    def work() -> None:
+        port = serve_tcp(HOST, lambda sock: sock.sendall(sock.recv(10)))
+        datagrams = serve_udp(OTHER, lambda data, peer: data)
+        with Network(Settings()) as network:
+            here, there = socket.socketpair()
+            here.settimeout(PATIENCE)
+            there.settimeout(PATIENCE)
+
+            def guest() -> bytes:
+                with connect(HOST, port) as stream, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+                    sock.settimeout(PATIENCE)
+                    sock.connect((OTHER, datagrams))
+                    sock.send(b"a")
+                    assert sock.recv(10) == b"a"
+                    there.send(b"1")
+                    there.recv(1)
+                    stream.sendall(b"while it ")
+                    sock.send(b"stopped")
+                    there.send(b"1")
+                    return stream.recv(10) + sock.recv(10)
+
+            running = network.start(guest)
+            here.recv(1)
+            os.kill(network.pid, signal.SIGSTOP)
+            here.send(b"1")
+            here.recv(1)
+            os.kill(network.pid, signal.SIGCONT)
+            assert running.wait() == b"while it stopped"
+
+    on_a_host(work)
 
 
 def prefer(source: str) -> None:
