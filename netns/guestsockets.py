@@ -8,11 +8,11 @@ Sockets are made a few at a time, the first when the first is asked for.
 
 from __future__ import annotations
 
+import _thread
 import os
 import signal
 import socket
 import struct
-import threading
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 
@@ -77,7 +77,8 @@ class _Thread:
         self._asked: SimpleQueue[int | None] = SimpleQueue()
         self._made: SimpleQueue[list[socket.socket] | OSError] = SimpleQueue()
         self._alive = True
-        threading.Thread(target=self._run, args=(namespace,), name="guest", daemon=True).start()
+        # Without what threading adds: each function that runs for the first time costs memory that was shared.
+        _thread.start_new_thread(self._run, (namespace,))
         entered = self._made.get()
         if isinstance(entered, OSError):
             raise entered
