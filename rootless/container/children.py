@@ -51,10 +51,11 @@ class Child:
             pass  # it has ended by itself
 
 
-def kill_all() -> None:
-    """Ends every helper of this process, also one whose start was interrupted."""
+def kill_all(*, spare: str | None = None) -> None:
+    """Ends every helper of this process but those of the name `spare`, also one whose start was interrupted."""
     for child in _living:
-        child.kill()
+        if child.name != spare:
+            child.kill()
 
 
 def reap_all(*, name: str | None = None) -> None:

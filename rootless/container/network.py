@@ -26,7 +26,9 @@ from .record import Network
 
 _PLAIN = Link()
 _MESSAGE_LIMIT = 4096
-_NAME = "net"  # of its process
+NAME = "net"  # of its process
+_SETTLE_SECONDS = 1.0
+_SETTLE_PAUSE = 0.02  # seconds
 DIED = "the process that served the container's network has died"
 
 
@@ -164,6 +166,19 @@ class _Word(msgspec.Struct, frozen=True):
     error: str = ""
 
 
+class _Flow(msgspec.Struct, frozen=True):
+    """What tells of a flow in netns.flowlist's document whether it goes on."""
+
+    container: str
+    far: str
+    received: int
+    sent: int
+
+
+class _Flows(msgspec.Struct, frozen=True):
+    flows: tuple[_Flow, ...]
+
+
 Reply = Callable[[int | None, str], None]
 """Takes a descriptor, which stays the giver's, or None and why there is none."""
 
@@ -201,8 +216,9 @@ class Server:
                 except BlockingIOError:
                     continue
                 except ConnectionResetError:
-                    return
+                    data = b""
                 if not data:
+                    self._channel.close()
                     return
                 try:
                     self._take(data, fds, on_note)
@@ -210,9 +226,39 @@ class Server:
                     for fd in fds:
                         os.close(fd)
         finally:
-            self._channel.close()
             while self._asked:
                 self._asked.popleft()(None, DIED)
+
+    def close(self) -> None:
+        """Ends the line, and with it the process."""
+        self._channel.close()
+
+    async def settled(self) -> None:
+        """Lets arrive what the container's processes wrote before they ended: waits while bytes move, but not long."""
+        with trio.move_on_after(_SETTLE_SECONDS):
+            before = await self._moved()
+            while before:
+                await trio.sleep(_SETTLE_PAUSE)
+                now = await self._moved()
+                if now == before:
+                    return
+                before = now
+
+    async def _moved(self) -> tuple[_Flow, ...]:
+        answered = trio.Event()
+        found: list[bytes] = []
+
+        def reply(fd: int | None, _: str) -> None:
+            if fd is not None:
+                found.append(os.pread(fd, os.fstat(fd).st_size, 0))
+            answered.set()
+
+        self.ask_flows(reply)
+        await answered.wait()
+        try:
+            return msgspec.json.decode(found[0], type=_Flows).flows if found else ()
+        except msgspec.MsgspecError:
+            return ()
 
     def _take(self, data: bytes, fds: Sequence[int], on_note: Callable[[str], None]) -> None:
         try:
@@ -244,7 +290,7 @@ def last_words(log: str) -> str:
             lines = file.read(_MESSAGE_LIMIT).decode(errors="replace").splitlines()
     except OSError:
         return ""
-    return next((line for line in reversed(lines) if line.startswith(f"rcontain {_NAME}: ")), "")
+    return next((line for line in reversed(lines) if line.startswith(f"rcontain {NAME}: ")), "")
 
 
 def start(network: Network, reserved: Reserved, log: str) -> Server | None:
@@ -269,7 +315,7 @@ def start(network: Network, reserved: Reserved, log: str) -> Server | None:
             return
         netns.process.serve(tap, reserved.settings, reserved.reservations, writing, theirs, namespace=namespaces[0])
 
-    child = fork_child(_NAME, serve, keep=(theirs.fileno(), writing, *fds), log=log)
+    child = fork_child(NAME, serve, keep=(theirs.fileno(), writing, *fds), log=log)
     os.close(writing)
     theirs.close()
     reserved.close()

@@ -113,6 +113,8 @@ async def supervise(container: Container, attendance: Attendance) -> int:
                 life.code = await init.wait()
                 await streams.drained(DRAIN_SECONDS)
                 attendance.init = None
+                if uplink is not None and record.network.published:
+                    await uplink.settled()
             nursery.cancel_scope.cancel()
     return life.result()
 
@@ -128,6 +130,7 @@ class _Life:
         self._state: State | None = None
         self._trouble = ""
         self._warnings: tuple[str, ...] = ()
+        self._uplink: network.Server | None = None
         self._lock = -1
         self._net_log = f"{container.live}/net.log"
 
@@ -170,6 +173,7 @@ class _Life:
 
     async def guard_network(self, server: network.Server) -> None:
         """A container can do without its network: it goes on, and `inspect` says what happened."""
+        self._uplink = server
         self.reception.ask_flows = server.ask_flows
         await server.attend(self._warn)
         self._trouble = network.DIED
@@ -200,7 +204,7 @@ class _Life:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         """Writes down how it ended, before the lock says that nobody looks after it any more."""
-        children.kill_all()
+        children.kill_all(spare=network.NAME)  # which may have the last bytes of a connection to pass on
         try:
             if error is not None and not self._trouble:
                 self._trouble = str(first_cause(error))
@@ -210,12 +214,16 @@ class _Life:
                 ending.forget(self.container, volumes=True, mount=mounting.ROOTFS)
             else:
                 self.container.end_life(mount=mounting.ROOTFS)
+            children.kill_all()
             if self.record.network.published:
                 # Who is told that the container has ended may use its ports. Without any nobody need wait: the kernel
                 # takes its time, some 20 ms, to let a TAP device go. The session reaps what is left (Session.finish).
                 children.reap_all()
             self.reception.finish(125 if self.code is None else self.code)
         finally:
+            children.kill_all()
+            if self._uplink is not None:
+                self._uplink.close()
             os.close(self._lock)
 
     def _write_end(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -124,17 +125,22 @@ class Line:
 def line() -> Iterator[Line]:
     made = Line()
     yield made
+    made.server.close()
     made.far.close()
     os.close(made.ready)
 
 
-async def test_what_the_process_says_is_heard_until_it_dies(line: Line) -> None:
+async def attach(line: Line) -> None:
     os.write(line.ready, b"1")
     null = os.open("/dev/null", os.O_RDONLY)
     await line.server.attach(null)
     os.close(null)
     _, fds, _, _ = socket.recv_fds(line.far, 10, 1)
     os.close(fds[0])
+
+
+async def test_what_the_process_says_is_heard_until_it_dies(line: Line) -> None:
+    await attach(line)
     for _ in range(3):
         line.server.ask_flows(line.answer)
     assert [line.far.recv(100) for _ in range(3)] == [b'{"ask": "flows"}'] * 3
@@ -165,3 +171,39 @@ async def test_a_process_that_dies_early(line: Line) -> None:
         await line.server.attach(null)
     os.close(null)
     await line.server.attend(line.notes.append)
+
+
+@pytest.mark.parametrize(
+    ("answers", "asked"),
+    [
+        (["[]"], 1),
+        (["[1]", "[2]", "[3]", "[3]", "[4]"], 4),
+        (["[1]", "[]"], 2),
+        (["not json"], 1),
+    ],
+)
+async def test_the_last_bytes_of_a_container_arrive(line: Line, answers: list[str], asked: int) -> None:
+    """It is asked again for as long as bytes move."""
+    await attach(line)
+    said = 0
+
+    async def answer() -> None:
+        nonlocal said
+        line.far.setblocking(False)
+        while True:
+            await trio.lowlevel.wait_readable(line.far)
+            line.far.recv(100)
+            counts = re.findall("[0-9]+", answers[min(said, len(answers) - 1)])
+            flow = '{"container": "a", "far": "b", "received": 0, "sent": %s, "state": "established"}'
+            flows = ",".join(flow % count for count in counts)
+            text = f'{{"flows": [{flows}]}}' if answers != ["not json"] else "not json"
+            said += 1
+            line.say(b'{"flows": "memfd"}', text.encode())
+
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(line.server.attend, line.notes.append)
+            nursery.start_soon(answer)
+            await line.server.settled()
+            nursery.cancel_scope.cancel()
+    assert said == asked
