@@ -30,6 +30,7 @@ from rootless.oci.documents import (
     MANIFEST_MAX,
     Document,
     ImageConfig,
+    Index,
     Manifest,
     parse_config,
     parse_manifest,
@@ -306,13 +307,23 @@ class Store:
         return self._discard(present, set(os.listdir(os.path.join(self.path, "layers"))) - layers)
 
     def _needs(self, manifests: Iterable[Digest], catalog: Catalog) -> tuple[set[Digest], set[str]]:
-        """The blobs and derived layers that these manifests hold on to, as far as their documents can be read."""
+        """The blobs and derived layers that these manifests hold on to, as far as their documents can be read.
+
+        Other tools put indexes into index.json, whose manifests count as well.
+        """
         blobs: set[Digest] = set()
         layers: set[str] = set()
-        for digest in manifests:
+        pending = [(digest, catalog.media_type(digest)) for digest in manifests]
+        while pending:
+            digest, media_type = pending.pop()
+            if digest in blobs:
+                continue
             blobs.add(digest)
             try:
-                manifest = self._manifest(digest, catalog)
+                manifest = self._document(digest, media_type)
+                if isinstance(manifest, Index):
+                    pending += [(each.digest, each.media_type) for each in manifest.manifests]
+                    continue
                 blobs.add(manifest.config.digest)
                 blobs.update(layer.digest for layer in manifest.layers or ())
                 config = parse_config(self.blobs.read(manifest.config.digest, CONFIG_MAX))
@@ -348,11 +359,13 @@ class Store:
         return FileLock(os.path.join(self.path, "lock"))
 
     def _manifest(self, digest: Digest, catalog: Catalog) -> Manifest:
-        raw = self.blobs.read(digest, MANIFEST_MAX)
-        parsed = parse_manifest(Document(catalog.media_type(digest) or MediaType.OCI_MANIFEST, raw))
+        parsed = self._document(digest, catalog.media_type(digest))
         if not isinstance(parsed, Manifest):
             raise ImageError(f"{digest} is an index of images, not an image")
         return parsed
+
+    def _document(self, digest: Digest, media_type: str | None) -> Manifest | Index:
+        return parse_manifest(Document(media_type or MediaType.OCI_MANIFEST, self.blobs.read(digest, MANIFEST_MAX)))
 
     def _is_complete(self, digest: Digest, manifest: Manifest) -> bool:
         wanted = [manifest.config, *(manifest.layers or ())]

@@ -176,6 +176,8 @@ class Transport:
             if origin.scheme == "https" and target.scheme == "http" and self._verify:
                 raise httpx.UnsupportedProtocol("redirected from https to plain http")
             if (target.scheme, target.host, target.port) != (origin.scheme, origin.host, origin.port):
+                if data is not None:  # it has a secret in it
+                    raise httpx.UnsupportedProtocol(f"redirected to {target.host} with what is for {origin.host} only")
                 headers = {
                     key: value for key, value in headers.items() if key.lower() not in ("authorization", "cookie")
                 }

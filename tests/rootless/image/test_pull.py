@@ -428,6 +428,20 @@ async def test_an_unsafe_realm_gets_no_password(store: Store, demo: str) -> None
             await fetch(store, f"{fake.address}/a:demo", credentials=Credentials("u", "p"))
 
 
+async def test_a_refresh_token_is_not_sent_where_a_token_server_redirects(store: Store, demo: str) -> None:
+    with fake_registry(demo) as elsewhere, fake_registry(demo) as fake:
+
+        def rule(request: Request) -> Answer:
+            if request.path.startswith("/token"):
+                return Answer(307, headers={"Location": f"http://{elsewhere.address}{request.path}"})
+            return Answer(401, headers={"WWW-Authenticate": f'Bearer realm="http://{fake.address}/token"'})
+
+        fake.rules.append(rule)
+        with pytest.raises(RegistryError, match="redirected"):
+            await fetch(store, f"{fake.address}/a:demo", credentials=Credentials(identity_token="secret"))
+        assert not elsewhere.requests
+
+
 async def test_redirects_do_not_leak_credentials(store: Store, demo: str) -> None:
     with fake_registry(demo) as cdn, fake_registry(demo) as fake:
 

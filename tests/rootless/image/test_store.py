@@ -70,6 +70,25 @@ def test_names(store: Store) -> None:
         store.resolve("App")
 
 
+def test_what_an_index_of_another_tool_holds_is_not_collected(store: Store) -> None:
+    """skopeo and umoci put indexes into a layout: their manifests are needed, though no image of ours."""
+    image = put(store, "app", "a")
+    catalog = json.loads(Path(store.path, "index.json").read_bytes())
+    manifest = {key: catalog["manifests"][0][key] for key in ("mediaType", "digest", "size")}
+    missing = {**manifest, "digest": f"sha256:{'0' * 64}"}
+    kind = "application/vnd.oci.image.index.v1+json"
+    raw = json.dumps({"schemaVersion": 2, "mediaType": kind, "manifests": [manifest, missing]}).encode()
+    digest = Digest.of(raw)
+    store.blobs.put(raw, digest)
+    catalog["manifests"] = [{"mediaType": kind, "digest": str(digest), "size": len(raw)}]
+    Path(store.path, "index.json").write_text(json.dumps(catalog))
+    stray = b"of no image"
+    store.blobs.put(stray, Digest.of(stray))
+    assert store.collect() == len(stray)
+    assert all(store.blobs.has(layer.blob, layer.size) for layer in image.layers)
+    assert store.blobs.has(image.digest, manifest["size"])
+
+
 def test_ambiguous_ids(store: Store) -> None:
     found: dict[str, Image] = {}
     for number in range(40):
