@@ -18,11 +18,12 @@ _MOST_SECONDS = 86400.0
 class Names:
     """From addresses, packed, to names, in small letters and without the last dot. Bounded; the oldest make room."""
 
-    __slots__ = ("_known", "_limit")
+    __slots__ = ("_fixed", "_known", "_limit")
 
     def __init__(self, limit: int = _MAX_ADDRESSES) -> None:
         self._known: OrderedDict[bytes, dict[str, float]] = OrderedDict()
         self._limit = limit
+        self._fixed: dict[bytes, list[str]] = {}
 
     def __len__(self) -> int:
         return len(self._known)
@@ -44,16 +45,21 @@ class Names:
                 del names[next(iter(names))]
             names[name] = expires
 
+    def fix(self, name: str, address: bytes) -> None:
+        """`name` is at `address` for good, as in a guest's own /etc/hosts."""
+        self._fixed.setdefault(address, []).append(normal(name))
+
     def of(self, address: bytes, now: float) -> list[str]:
         """The names of `address`, the last that was heard first."""
+        fixed = self._fixed.get(address, [])
         names = self._known.get(address)
         if names is None:
-            return []
+            return list(fixed)
         for name in [name for name, expires in names.items() if expires <= now]:
             del names[name]
         if not names:
             del self._known[address]
-        return list(reversed(names))
+        return [*fixed, *reversed(names)]
 
 
 def normal(name: str) -> str:

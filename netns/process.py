@@ -52,6 +52,7 @@ __all__ = [
 ]
 
 _OUR_MAC = b"\x52\x55"  # locally administered; the rest is the gateway's address
+_HOST_NAMES = ("host.containers.internal", "host.docker.internal")  # the gateway's in a container's /etc/hosts
 _MAX_FLOWS = 8192
 _SPARE_FDS = 64
 
@@ -90,6 +91,8 @@ def build(
     )
     stack.search = driver.resolver.search
     driver.egress = egress.parse(settings.egress)
+    for name in _HOST_NAMES:
+        driver.egress.names.fix(name, addresses.gateway)
     splicer = Splicer(driver, guest, addresses) if guest is not None else None
     if control is not None:
         driver.control = control(driver)

@@ -37,3 +37,12 @@ def test_there_are_never_too_many() -> None:
     assert len(names.of((99).to_bytes(4, "big"), 0.0)) == 16
     assert names.of((99).to_bytes(4, "big"), 0.0)[0] == "99.example"
     assert names.of((1).to_bytes(4, "big"), 0.0) == []
+
+
+def test_names_that_are_fixed_stay() -> None:
+    names = Names()
+    names.fix("Host.containers.internal", b"aaaa")
+    assert names.of(b"aaaa", 1e9) == ["host.containers.internal"]
+    names.hear("other", [b"aaaa"], 60, 0.0)
+    assert names.of(b"aaaa", 1.0) == ["host.containers.internal", "other"]
+    assert names.of(b"aaaa", 1e9) == names.of(b"aaaa", 2e9) == ["host.containers.internal"]

@@ -15,7 +15,18 @@ import pytest
 from netns.process import Settings
 from netns.wire.dns import DnsHeader
 from netns.wire.dnsmessage import DnsQuestion
-from tests.netns.network import HOST, OTHER, PATIENCE, RESOLVER, Network, connect, on_a_host, serve_tcp, serve_udp
+from tests.netns.network import (
+    GATEWAY,
+    HOST,
+    OTHER,
+    PATIENCE,
+    RESOLVER,
+    Network,
+    connect,
+    on_a_host,
+    serve_tcp,
+    serve_udp,
+)
 
 pytestmark = [pytest.mark.userns, pytest.mark.tun]
 
@@ -249,5 +260,23 @@ def test_rules_by_name_hold_for_what_the_guest_was_told() -> None:
             assert network.run(lambda: fetch(OTHER)) == "ConnectionRefusedError"
             network.control.settimeout(PATIENCE)
             assert b"refused by the egress rules: tcp to 192.0.2.1" in network.control.recv(4096)
+
+    on_a_host(work)
+
+
+def test_the_host_has_a_name_for_rules() -> None:
+    def work() -> None:
+        port = serve_tcp(HOST, lambda sock: sock.sendall(b"here"))
+
+        def fetch() -> bytes | str:
+            try:
+                with connect(GATEWAY, port) as sock:
+                    return sock.recv(10)
+            except OSError as error:
+                return type(error).__name__
+
+        for rule, outcome in (("allow=host.containers.internal", b"here"), ("deny", "ConnectionRefusedError")):
+            with Network(Settings(behind_gateway=HOST, egress=(rule,))) as network:
+                assert network.run(fetch) == outcome
 
     on_a_host(work)
