@@ -247,6 +247,12 @@ class UdpRelay:
         address: str = self._sock.getsockname()[0]
         return address
 
+    def failed(self) -> None:
+        """A fault of ours: this flow ends, and the guest's next datagram begins another."""
+        self._waiting = []
+        self._driver.stack.forget_udp(self._flow)
+        self.expired()
+
     def expired(self) -> None:
         """The flow is forgotten."""
         self._flush()

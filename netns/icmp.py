@@ -77,6 +77,10 @@ class _Ping:
             if source[0] == self.target:
                 self._owner.answered(self, data)
 
+    def failed(self) -> None:
+        """A fault of ours: this ping ends, and the guest's next request begins another."""
+        self._owner.close(self)
+
 
 class Pings:
     """The pings under way; never more than a few, the oldest makes room."""
@@ -132,7 +136,7 @@ class Pings:
             sock.close()
             raise
         if len(self._pings) >= _MAX_PINGS:
-            self._close(min(self._pings.values(), key=lambda ping: ping.last_used))
+            self.close(min(self._pings.values(), key=lambda ping: ping.last_used))
         ping = self._pings[name] = _Ping(self, name, address, sock, event)
         self._driver.watch(sock, select.EPOLLIN, ping.on_io)
         if not self._sweeping:
@@ -183,11 +187,13 @@ class Pings:
     def _sweep(self) -> None:
         limit = self._driver.now - _IDLE_SECONDS
         for ping in [ping for ping in self._pings.values() if ping.last_used < limit]:
-            self._close(ping)
+            self.close(ping)
         self._sweeping = bool(self._pings)
         if self._sweeping:
             self._driver.call_later(_IDLE_SECONDS, self._sweep)
 
-    def _close(self, ping: _Ping) -> None:
-        del self._pings[ping.name]
-        self._driver.discard(ping.sock)
+    def close(self, ping: _Ping) -> None:
+        """Forget `ping`, if it is still known."""
+        if self._pings.get(ping.name) is ping:
+            del self._pings[ping.name]
+            self._driver.discard(ping.sock)

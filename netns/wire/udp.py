@@ -24,14 +24,15 @@ class UdpDatagram:
 
     @classmethod
     def parse(cls, data: Buffer, addresses: tuple[bytes, bytes] | None = None) -> UdpDatagram:
-        """Parse; with `addresses` (source, destination) the checksum is verified, where there is one."""
+        """Parse; with `addresses` (source, destination) the checksum is verified, which only IPv4 may leave out."""
         if len(data) < HEADER_LENGTH:
             raise WireError(f"a UDP datagram of {len(data)} bytes has no header")
         source, destination, length, check = _HEADER.unpack_from(data)
         if not HEADER_LENGTH <= length <= len(data):
             raise WireError(f"a UDP datagram says it has {length} bytes and has {len(data)}")
         view = memoryview(data)[:length]
-        if addresses is not None and check and not is_valid(view, pseudo_sum(*addresses, PROTOCOL_UDP, length)):
+        summed = addresses is not None and (check or len(addresses[0]) == 16)  # RFC 8200 section 8.1
+        if summed and addresses and not is_valid(view, pseudo_sum(*addresses, PROTOCOL_UDP, length)):
             raise WireError("a UDP datagram has a wrong checksum")
         return cls(source, destination, view[HEADER_LENGTH:])
 

@@ -169,6 +169,14 @@ def test_nothing_but_wire_error_escapes(data: bytes) -> None:
             continue
 
 
+def test_only_ipv4_leaves_a_checksum_out() -> None:
+    wire = UdpDatagram(1, 2, b"abc").to_bytes(bytes(4), bytes(4))
+    wire = wire[:6] + bytes(2) + wire[8:]
+    assert bytes(UdpDatagram.parse(wire, (bytes(4), bytes(4))).payload) == b"abc"
+    with pytest.raises(WireError):
+        UdpDatagram.parse(wire, (bytes(16), bytes(16)))
+
+
 def test_unreachables_quote_the_packet() -> None:
     packet = Ipv4Packet(b"\n\0\0\1", b"\n\0\0\2", 6, b"12345678rest").to_bytes()
     assert bytes(icmp.error(icmp.UNREACHABLE, icmp.PORT, packet).payload) == packet[:548]
