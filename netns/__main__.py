@@ -10,6 +10,7 @@ import socket
 import sys
 from collections.abc import Sequence
 
+from netns import syscalls
 from netns.api import ApiSocket
 from netns.driver import Driver
 from netns.errors import NetworkError
@@ -83,13 +84,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--disable-host-loopback", action="store_true", help="the gateway is not the host's 127.0.0.1")
     parser.add_argument("--netns-type", choices=("pid", "path", "tapfd"), default="pid", help="what the target is")
     parser.add_argument("--userns-path", metavar="PATH", help="the user namespace to enter first")
-    parser.add_argument("--enable-sandbox", action="store_true", help="accepted: capabilities are always dropped")
+    parser.add_argument(
+        "--enable-sandbox", action="store_true", help="accepted: capabilities are dropped with and without"
+    )
     parser.add_argument("--enable-seccomp", action="store_true", help="accepted and without effect")
     parser.add_argument("--outbound-addr", metavar="IPv4|IF", help="the host address, or interface, to send from")
     parser.add_argument("--outbound-addr6", metavar="IPv6|IF", help="the host address, or interface, to send from")
     parser.add_argument("--disable-dns", action="store_true", help="no name server at .3")
     parser.add_argument("--macaddress", metavar="MAC", help="of the interface; only with -c")
     parser.add_argument("--target-type", choices=("netns",), default="netns", help="only netns is offered")
+    parser.add_argument(
+        "--egress", action="append", default=[], metavar="RULE", help="what may be reached (repeatable)"
+    )
     parser.add_argument("--pcap", metavar="FILE", help="write all traffic there, for debugging")
     for old, new in (
         ("--no-host-loopback", "--disable-host-loopback"),
@@ -130,6 +136,7 @@ def _run(options: argparse.Namespace) -> None:
         mac=options.macaddress,
         outbound=options.outbound_addr,
         outbound6=options.outbound_addr6,
+        egress=tuple(options.egress),
         pcap=options.pcap,
     )
     tap_fd, guest = _enter(options, settings)
@@ -141,6 +148,8 @@ def _run(options: argparse.Namespace) -> None:
         _watch_exit(driver, options.exit_fd)
     api = ApiSocket(driver, options.api_socket, settings, splicer) if options.api_socket is not None else None
     try:
+        syscalls.set_no_new_privs()
+        syscalls.drop_capabilities(keep=syscalls.CAP_NET_BIND_SERVICE)  # for the ports that the API is asked for
         if options.ready_fd is not None:
             os.write(options.ready_fd, b"1")
             os.close(options.ready_fd)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -74,6 +75,22 @@ def test_old_names_of_options_work_and_say_so(capfd: pytest.CaptureFixture[str])
     lines = capfd.readouterr().err.splitlines()
     assert [line.rpartition(" ")[2] for line in lines[:2]] == ["--disable-host-loopback", "--enable-sandbox"]
     assert "no-pid" in lines[2] and len(lines) == 3
+
+
+def test_it_can_do_no_more_than_it_needs(guest: int) -> None:
+    with slirp("-c", str(guest)) as process, open(f"/proc/{process.pid}/status") as file:
+        status = file.read()
+    assert "CapPrm:\t0000000000000000" in status and "NoNewPrivs:\t1" in status
+
+
+def test_rules_for_what_may_be_reached(guest: int) -> None:
+    port, other = serve_once(b"hello"), serve_once(b"hello")
+    with slirp("-c", "--egress", f"allow=10.0.2.2:{port}", str(guest)):
+        assert in_guest(guest, sys.executable, "-c", FETCH.format("10.0.2.2", port)).strip() == "hello"
+        with pytest.raises(subprocess.CalledProcessError):
+            in_guest(guest, sys.executable, "-c", FETCH.format("10.0.2.2", other))
+    with socket.create_connection(("127.0.0.1", other), 10) as sock:
+        assert sock.recv(10) == b"hello"  # nobody came before
 
 
 def test_a_small_mtu_is_without_ipv6(guest: int) -> None:
