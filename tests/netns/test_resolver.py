@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from netns.resolver import Resolver, search_domains
+from hypothesis import given
+from hypothesis import strategies as st
+
+from netns.resolver import Resolver, nameservers, search_domains
 
 FIRST, SECOND = ("192.0.2.1", 53), ("192.0.2.2", 53)
 
@@ -50,3 +53,9 @@ def test_what_is_remembered_of_servers_is_bounded() -> None:
     for number in range(100):
         resolver.silent((f"192.0.2.{number}", 53))
     assert len(resolver._misses) <= 6
+
+
+@given(st.text(alphabet="nameserver search domain\n\t#1.:%\0é", max_size=200) | st.text(max_size=100))
+def test_any_file_is_read(text: str) -> None:
+    assert len(nameservers(text)) <= 3
+    assert len(search_domains(text)) <= 32
