@@ -60,6 +60,14 @@ def test_traceroute(how: str) -> None:
     with_a_path(work)
 
 
+def test_traceroute_by_tcp_sees_the_gateway_before_what_answers() -> None:
+    def work(network: Network) -> None:
+        text = network.run(lambda: path.said("traceroute", "-n", "-T", "-p", "9", "-w", "5", "-m", "8", FAR))
+        assert hops(text) == [GATEWAY, FAR], text
+
+    with_a_path(work)
+
+
 def test_traceroute_of_busybox() -> None:
     def work(network: Network) -> None:
         for options in ([], ["-I"]):
