@@ -12,8 +12,8 @@ import trio
 from . import control
 from .containers import Container
 from .control import Message
-from .network import Reply
 from .streams import Attachment, Streams
+from .uplink import Reply
 
 
 class Reception:

@@ -20,7 +20,7 @@ from .. import syscalls
 from ..errors import HostError, first_cause
 from ..runtime import facts, process, terminal
 from ..runtime.process import Init
-from . import children, claim, ending, mounting, network, sharing, specification
+from . import children, claim, ending, mounting, network, sharing, specification, uplink
 from .children import Child
 from .containers import Container
 from .logs import LogWriter
@@ -29,6 +29,7 @@ from .record import Record, State
 from .streams import Attachment, Streams
 from .sweep import boot_id, start_time
 from .timestamps import rfc3339
+from .uplink import Uplink
 
 DRAIN_SECONDS = 1.0
 _WARNINGS = 32  # that are kept
@@ -78,9 +79,9 @@ async def supervise(container: Container, attendance: Attendance) -> int:
         stack.callback(reserved.remove)
         stack.callback(life.reception.close)
         async with trio.open_nursery() as nursery:
-            uplink = network.start(record.network, reserved, f"{container.live}/net.log")
-            if uplink is not None:
-                nursery.start_soon(life.guard_network, uplink)
+            server = uplink.start(record.network, reserved, f"{container.live}/net.log")
+            if server is not None:
+                nursery.start_soon(life.guard_network, server)
             mounted = await mounting.mount(container, record)
             if mounted.server is not None:
                 nursery.start_soon(life.guard_filesystem, mounted.server)
@@ -96,8 +97,8 @@ async def supervise(container: Container, attendance: Attendance) -> int:
             ) as init:
                 streams.given()
                 attendance.init = init
-                if uplink is not None and init.netns is not None:
-                    await uplink.attach(init.netns)
+                if server is not None and init.netns is not None:
+                    await server.attach(init.netns)
                 await init.created()
                 if init.master is not None:
                     streams.set_master(os.dup(init.master))
@@ -113,8 +114,8 @@ async def supervise(container: Container, attendance: Attendance) -> int:
                 life.code = await init.wait()
                 await streams.drained(DRAIN_SECONDS)
                 attendance.init = None
-                if uplink is not None and record.network.published:
-                    await uplink.settled()
+                if server is not None and record.network.published:
+                    await server.settled()
             nursery.cancel_scope.cancel()
     return life.result()
 
@@ -130,7 +131,7 @@ class _Life:
         self._state: State | None = None
         self._trouble = ""
         self._warnings: tuple[str, ...] = ()
-        self._uplink: network.Server | None = None
+        self._uplink: Uplink | None = None
         self._lock = -1
         self._net_log = f"{container.live}/net.log"
 
@@ -171,13 +172,13 @@ class _Life:
         self._trouble = "the process that served the container's root filesystem has died"
         raise HostError(self._trouble, hint=f"see: rcontain logs {self.container.id[:12]}")
 
-    async def guard_network(self, server: network.Server) -> None:
+    async def guard_network(self, server: Uplink) -> None:
         """A container can do without its network: it goes on, and `inspect` says what happened."""
         self._uplink = server
         self.reception.ask_flows = server.ask_flows
         await server.attend(self._warn)
-        self._trouble = network.DIED
-        words = network.last_words(self._net_log)
+        self._trouble = uplink.DIED
+        words = uplink.last_words(self._net_log)
         if words:
             self._warnings = (*self._warnings, words)[-_WARNINGS:]
         self._tell(error=self._trouble, published=(), warnings=self._warnings)
@@ -204,7 +205,7 @@ class _Life:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         """Writes down how it ended, before the lock says that nobody looks after it any more."""
-        children.kill_all(spare=network.NAME)  # which may have the last bytes of a connection to pass on
+        children.kill_all(spare=uplink.NAME)  # which may have the last bytes of a connection to pass on
         try:
             if error is not None and not self._trouble:
                 self._trouble = str(first_cause(error))
