@@ -244,6 +244,7 @@ class TcpRelay:
                     self._abandon()
                     return
             delivered.clear()
+            self._driver.stack.touch(self._flow)  # the window may open
         if connection.signals:
             signals, connection.signals = connection.signals, []
             for signal in signals:

@@ -99,7 +99,8 @@ class Stack(Internet):
             hold = self.ack_patience > 0.0
             for flow in dirty:
                 connection = flow.connection
-                if hold and connection.is_quiet(now) and not (flow.waiting or connection.signals):
+                quiet = flow.scheduled is not None and not (flow.waiting or connection.signals)
+                if hold and quiet and connection.is_quiet(now):
                     if connection.owes_ack:
                         self._owing.setdefault(flow, now)
                     if self._half_open:

@@ -199,6 +199,8 @@ class Connection(Transmitter):
         window = self.window
         hurry = seq != window.nxt or window.gaps  # RFC 5681 section 4.2
         window.take(payload, seq)
+        if hurry:
+            self._ahead = self._ahead + 1 if window.gaps else 0
         if hurry or window.nxt - self._acknowledged >= _HURRY:
             self._ack_now = True
         else:

@@ -21,6 +21,7 @@ DEFAULT_MSS = 536  # RFC 9293 section 3.7.1
 _SCALE = 7  # windows up to 8 MiB in steps of 128 bytes
 _MAX_RETRIES = 10
 _MAX_SYN_RETRIES = 5
+_ENOUGH_DUPLICATES = 3
 _KEEPALIVE_IDLE = 7200.0  # RFC 9293 section 3.8.4
 _KEEPALIVE_INTERVAL = 75.0
 _KEEPALIVE_PROBES = 9
@@ -33,10 +34,10 @@ class Transmitter(ABC):
     """What is sent, and when. `mss` is what this end announces; `capacity` bounds each direction's buffer in bytes."""
 
     __slots__ = (
-        "_ack_now", "_ack_soon", "_acknowledged", "_allowance", "_due", "_duplicates", "_fin_queued", "_fin_seq",
-        "_iss", "_last_heard", "_max_window", "_mss_offer", "_probe_at", "_probed_at", "_probes", "_recover", "_resend",
-        "_retries", "_rst", "_rto", "_rto_at", "_sampled", "_sampled_at", "_scaled", "_syn_sent", "_time_wait_at",
-        "buffer", "capacity", "max_segment", "mss", "snd_max", "snd_nxt", "snd_una", "snd_wnd", "state", "window",
+        "_ack_now", "_ack_soon", "_acknowledged", "_ahead", "_allowance", "_due", "_duplicates", "_fin_queued",
+        "_fin_seq", "_iss", "_last_heard", "_max_window", "_mss_offer", "_probe_at", "_probed_at", "_probes",
+        "_recover", "_resend", "_retries", "_rst", "_rto", "_rto_at", "_sampled", "_sampled_at", "_scaled",
+        "_syn_sent", "_time_wait_at", "buffer", "capacity", "max_segment", "mss", "snd_max", "snd_nxt", "snd_una", "snd_wnd", "state", "window",
     )  # fmt: skip
 
     def __init__(self, *, iss: int, mss: int, capacity: int) -> None:
@@ -57,6 +58,7 @@ class Transmitter(ABC):
         self._ack_now = False
         self._ack_soon = False
         self._acknowledged = 0  # the peer's bytes before this one, by us
+        self._ahead = 0  # segments that came ahead of their turn, since the last poll
         self._resend = False
         self._rst: TcpSegment | None = None
         self._rto = RetransmissionTimeout()
@@ -120,6 +122,10 @@ class Transmitter(ABC):
             self._emit_data(now, result)
         if (self._ack_now or (self._ack_soon and not hold_ack)) and self.state is not State.CLOSED:
             result.append(self._segment(self.snd_nxt, ACK, [], 0))
+            # One for each segment that came ahead of its turn (RFC 5681 section 4.2): three make the peer repair the
+            # loss at once, and a batch may be all there is to say them for.
+            result += result[-1:] * (min(self._ahead, _ENOUGH_DUPLICATES) - 1)
+        self._ahead = 0
         due = self.deadline()
         self._due = due if due is not None else now
         return result

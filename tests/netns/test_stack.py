@@ -171,6 +171,49 @@ def test_timers_do_not_pile_up() -> None:
     assert len(stack._timers) < 300
 
 
+def test_a_timer_that_was_put_off_still_runs_out() -> None:
+    stack = new_stack()
+    stack.ack_patience = 0.001
+    flow = opened(stack).flow
+    flow.connection.send(b"one")
+    stack.touch(flow)
+    assert len(segments(stack, 0.1)) == 1
+    flow.connection.send(b"two")
+    stack.touch(flow)
+    assert len(segments(stack, 0.15)) == 1
+    stack.receive(tcp4(TcpSegment(501, 1004, ACK, 1000)), 0.2)  # the timer starts again for "two"
+    flow.connection.send(b"three")
+    stack.touch(flow)
+    assert len(segments(stack, 0.2)) == 1
+    resent = 0
+    now = 0.2
+    while now < 5.0 and not resent:
+        resent += len(segments(stack, now))
+        due = stack.deadline()
+        assert due is not None
+        now = max(now + 0.001, due)
+    assert resent == 1 and now < 1.0
+
+
+def test_an_acknowledgement_waits_for_data_to_go_with() -> None:
+    stack = new_stack()
+    stack.ack_patience = 0.001
+    flow = opened(stack).flow
+    stack.poll(0.0)
+    stack.receive(tcp4(TcpSegment(501, 1001, ACK, 1000, [b"request"], 7)), 1.0)
+    assert not segments(stack, 1.0)
+    assert stack.deadline() == 1.001
+    flow.connection.send(b"answer")
+    stack.touch(flow)
+    (answer,) = segments(stack, 1.0005)
+    assert (answer.ack, answer.length) == (508, 6)
+    stack.receive(tcp4(TcpSegment(508, 1007, ACK, 1000, [b"again"], 5)), 2.0)
+    assert not segments(stack, 2.0)
+    (alone,) = segments(stack, 2.001)
+    assert (alone.ack, alone.length) == (513, 0)
+    assert not segments(stack, 2.01)
+
+
 def test_time_wait_gives_way_to_a_new_connection() -> None:
     stack = new_stack()
     flow = opened(stack).flow

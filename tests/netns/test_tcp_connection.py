@@ -247,6 +247,21 @@ def test_both_close_at_once() -> None:
     assert test.connection.state is State.TIME_WAIT
 
 
+def test_each_segment_ahead_of_its_turn_is_a_duplicate_up_to_three() -> None:
+    test = Dialogue.established()
+    test.receive("A", seq=4, ack=1, data=b"def")
+    test.receive("A", seq=7, ack=1, data=b"ghi")
+    test.expect("A 1 ack 1", "A 1 ack 1")
+    for seq in range(10, 15):
+        test.receive("A", seq=seq, ack=1, data=b"x")
+    test.expect("A 1 ack 1", "A 1 ack 1", "A 1 ack 1")
+    test.receive("A", seq=16, ack=1, data=b"z")
+    test.receive("A", seq=15, ack=1, data=b"y")
+    test.receive("A", seq=1, ack=1, data=b"abc")
+    test.expect("A 1 ack 17")
+    assert test.heard == b"abcdefghixxxxxyz"
+
+
 def test_initial_numbers_do_not_repeat() -> None:
     numbers = initial_numbers()
     drawn = [next(numbers) for _ in range(3000)]
