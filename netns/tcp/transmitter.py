@@ -37,7 +37,8 @@ class Transmitter(ABC):
         "_ack_now", "_ack_soon", "_acknowledged", "_ahead", "_allowance", "_due", "_duplicates", "_fin_queued",
         "_fin_seq", "_iss", "_last_heard", "_max_window", "_mss_offer", "_probe_at", "_probed_at", "_probes",
         "_recover", "_resend", "_retries", "_rst", "_rto", "_rto_at", "_sampled", "_sampled_at", "_scaled",
-        "_syn_sent", "_time_wait_at", "buffer", "capacity", "max_segment", "mss", "snd_max", "snd_nxt", "snd_una", "snd_wnd", "state", "window",
+        "_syn_sent", "_time_wait_at", "buffer", "capacity", "max_segment", "mss", "snd_max", "snd_nxt", "snd_una",
+        "snd_wnd", "state", "window",
     )  # fmt: skip
 
     def __init__(self, *, iss: int, mss: int, capacity: int) -> None:

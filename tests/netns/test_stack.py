@@ -175,6 +175,7 @@ def test_a_timer_that_was_put_off_still_runs_out() -> None:
     stack = new_stack()
     stack.ack_patience = 0.001
     flow = opened(stack).flow
+    flow.connection.signals.clear()
     flow.connection.send(b"one")
     stack.touch(flow)
     assert len(segments(stack, 0.1)) == 1
@@ -199,6 +200,7 @@ def test_an_acknowledgement_waits_for_data_to_go_with() -> None:
     stack = new_stack()
     stack.ack_patience = 0.001
     flow = opened(stack).flow
+    flow.connection.signals.clear()
     stack.poll(0.0)
     stack.receive(tcp4(TcpSegment(501, 1001, ACK, 1000, [b"request"], 7)), 1.0)
     assert not segments(stack, 1.0)
