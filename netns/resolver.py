@@ -19,7 +19,7 @@ from netns.dnsstream import DnsStream
 from netns.reach import HostAddress
 from netns.tcp.flow import TcpFlow
 from netns.udp import UdpFlow
-from netns.wire.dnsmessage import REFUSED, DnsAnswer, DnsQuestion, refusal
+from netns.wire.dnsmessage import PROHIBITED, REFUSED, DnsAnswer, DnsQuestion, refusal
 from netns.wire.error import WireError
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ class Resolver:
             return None
         if name is not None:
             self._driver.note(f"refused by the egress rules: the name {name}")
-        return refusal(query, REFUSED)
+        return refusal(query, REFUSED, (PROHIBITED, "refused by the egress rules"))
 
     def heard(self, query: bytes, answer: bytes) -> None:
         """The guest is told `answer`, which came from a server: remember the addresses if it is about `query`."""

@@ -20,6 +20,7 @@ IXFR = 251
 AXFR = 252
 INTERNET = 1
 REFUSED = 5
+PROHIBITED = 18  # RFC 8914 section 4.19
 
 _MAX_NAME = 255
 _MAX_POINTERS = 64  # of one name
@@ -29,6 +30,9 @@ _RECORD = struct.Struct("!HHIH")
 _POINTER = 0xC0
 _PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")
 _OPCODE = 0x7800
+_OPT = b"\0\0\x29"  # RFC 6891 section 6.1.2: the root's name and the type
+_UDP_SIZE = 1232
+_EXTENDED_ERROR = 15
 
 
 @dataclass(slots=True)
@@ -144,8 +148,11 @@ def _text(label: Buffer) -> str:
     return "".join(chr(byte) if byte in _PLAIN else f"\\{byte:03d}" for byte in label)
 
 
-def refusal(query: Buffer, code: int = SERVFAIL) -> bytes:
-    """The answer `code` to `query`, with its question where it has one."""
+def refusal(query: Buffer, code: int = SERVFAIL, why: tuple[int, str] | None = None) -> bytes:
+    """The answer `code` to `query`, with its question where it has one.
+
+    `why` is a code of RFC 8914 (extended DNS errors) and a text, for askers that speak EDNS.
+    """
     answer = failure(query)
     header = DnsHeader.parse(answer)
     header.flags = header.flags & ~0xF | code
@@ -154,4 +161,9 @@ def refusal(query: Buffer, code: int = SERVFAIL) -> bytes:
     except WireError:
         return header.to_bytes()
     header.questions = 1
-    return header.to_bytes() + bytes(query[HEADER_LENGTH:end])
+    reason = b""
+    if why is not None and bytes(query[end : end + 3]) == _OPT:
+        header.additionals = 1
+        said = struct.pack("!HHH", _EXTENDED_ERROR, 2 + len(why[1]), why[0]) + why[1].encode("ascii")
+        reason = _OPT + struct.pack("!HIH", _UDP_SIZE, 0, len(said)) + said
+    return header.to_bytes() + bytes(query[HEADER_LENGTH:end]) + reason

@@ -128,6 +128,19 @@ def test_a_refusal_repeats_the_question() -> None:
     assert len(refusal(asked[:14])) == 12
 
 
+def test_a_refusal_says_why_to_those_who_speak_edns() -> None:
+    opt = b"\0\0\x29\4\xd0" + bytes(6)
+    asked = query("a.example")
+    asked = asked[:10] + b"\0\1" + asked[12:]
+    why = (18, "because")
+    assert refusal(asked + opt, REFUSED, why)[len(asked) :] == (
+        b"\0\0\x29\4\xd0" + bytes(4) + b"\0\x0d" + b"\0\x0f\0\x09\0\x12because"
+    )
+    assert DnsHeader.parse(refusal(asked + opt, REFUSED, why)).additionals == 1
+    assert len(refusal(asked, REFUSED, why)) == len(asked)
+    assert len(refusal(asked + opt, REFUSED)) == len(asked)
+
+
 LABELS = st.lists(st.binary(min_size=1, max_size=20), max_size=8)
 
 
