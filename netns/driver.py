@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import os
 import select
-import socket
 from typing import TYPE_CHECKING
 
 from netns.buffers import Buffers
@@ -87,21 +86,6 @@ class Driver(Loop):
         if flow.relay is not None:
             flow.relay.expired()
         return True
-
-    def attach_control(self, control: socket.socket) -> None:
-        """Stop when `control`, non-blocking, is at its end; notes go there."""
-        self.control = _Line(control)
-        self.watch(control, select.EPOLLIN, lambda mask: self._on_control(control))
-
-    def _on_control(self, control: socket.socket) -> None:
-        try:
-            if control.recv(4096):
-                return
-        except BlockingIOError:
-            return
-        except OSError:
-            pass  # the other end died
-        self.stop()
 
     # The turn
 
@@ -257,16 +241,3 @@ class Driver(Loop):
             self.stack.send_unreachable(flow, prohibited=error.errno in (errno.EACCES, errno.EPERM))
         self.stack.forget_udp(flow)
         return False
-
-
-class _Line:
-    """Notes as lines of text."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-
-    def note(self, sentence: str) -> None:
-        try:
-            self._sock.send(sentence.encode() + b"\n")
-        except OSError:
-            return  # nobody reads: it was only a note
