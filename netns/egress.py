@@ -100,10 +100,13 @@ class Egress:
         """Whether the guest may reach `far`; where not, that is counted. `protocol` is one of PROTOCOLS."""
         if self.unlimited:
             return True
-        names = self.names.of(far, self._clock())
+        now = self._clock()
+        names = self.names.of(far, now)
         for rule in self._rules:
             if rule.matches(far, port, protocol, names):
                 verdict = rule.allow
+                if verdict and rule.name is not None:
+                    self.names.keep(far, now)
                 break
         else:
             verdict = self._default

@@ -2,6 +2,9 @@
 
 Only the name that was asked for counts, not what an answer says besides: whoever runs a name's servers writes the
 answer and could claim any other name in it.
+
+Many programs look a name up once and go on using what they found (nginx its upstreams, some for good). So a name lasts
+for an hour at least, and for another hour after each use that a rule by name allowed.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from collections.abc import Iterable
 
 _MAX_ADDRESSES = 4096
 _MAX_NAMES = 16  # of one address: content networks serve many names from one
-_LEAST_SECONDS = 300.0  # programs keep addresses for longer than the answer allows
+_LEAST_SECONDS = 3600.0
 _MOST_SECONDS = 86400.0
 
 
@@ -48,6 +51,14 @@ class Names:
     def fix(self, name: str, address: bytes) -> None:
         """`name` is at `address` for good, as in a guest's own /etc/hosts."""
         self._fixed.setdefault(address, []).append(normal(name))
+
+    def keep(self, address: bytes, now: float) -> None:
+        """`address` is used under a name that it has: let its names last."""
+        names = self._known.get(address)
+        if names is not None:
+            self._known.move_to_end(address)
+            for name, expires in names.items():
+                names[name] = max(expires, now + _LEAST_SECONDS)
 
     def of(self, address: bytes, now: float) -> list[str]:
         """The names of `address`, the last that was heard first."""

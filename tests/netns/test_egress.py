@@ -168,13 +168,15 @@ def test_a_refusal_names_what_it_was_about() -> None:
     assert egress.refusal(pack("2001:db8::1"), 0, "icmp") == "refused by the egress rules: icmp to 2001:db8::1"
 
 
-def test_names_hold_as_long_as_they_were_given() -> None:
+def test_names_hold_as_long_as_they_were_given_or_are_used() -> None:
     now = 0.0
     egress = parse(["allow=a.example"], clock=lambda: now)
-    egress.heard("a.example", [pack("192.0.2.1")], 1000)
+    egress.heard("a.example", [pack("192.0.2.1"), pack("192.0.2.2")], 5000)
+    now = 4999.0
     assert egress.allows(pack("192.0.2.1"), 443, "tcp")
-    now = 1001.0
-    assert not egress.allows(pack("192.0.2.1"), 443, "tcp")
+    now = 5001.0
+    assert egress.allows(pack("192.0.2.1"), 443, "tcp")
+    assert not egress.allows(pack("192.0.2.2"), 443, "tcp")
 
 
 def test_without_rules_everything_is_allowed_and_nothing_counted() -> None:

@@ -19,11 +19,11 @@ def test_the_last_name_that_was_heard_is_the_first() -> None:
 def test_names_expire_after_their_time_but_not_at_once() -> None:
     names = Names()
     names.hear("short", [b"aaaa"], 0, 0.0)
-    names.hear("long", [b"aaaa"], 3600, 0.0)
+    names.hear("long", [b"aaaa"], 7200, 0.0)
     names.hear("forever", [b"bbbb"], 1e12, 0.0)
-    assert names.of(b"aaaa", 299.0) == ["long", "short"]
-    assert names.of(b"aaaa", 301.0) == ["long"]
-    assert names.of(b"aaaa", 3601.0) == []
+    assert names.of(b"aaaa", 3599.0) == ["long", "short"]
+    assert names.of(b"aaaa", 3601.0) == ["long"]
+    assert names.of(b"aaaa", 7201.0) == []
     assert names.of(b"bbbb", 86401.0) == []
     assert len(names) == 0
 
@@ -46,3 +46,13 @@ def test_names_that_are_fixed_stay() -> None:
     names.hear("other", [b"aaaa"], 60, 0.0)
     assert names.of(b"aaaa", 1.0) == ["host.containers.internal", "other"]
     assert names.of(b"aaaa", 1e9) == names.of(b"aaaa", 2e9) == ["host.containers.internal"]
+
+
+def test_names_that_are_used_last() -> None:
+    names = Names()
+    names.hear("used", [b"aaaa"], 60, 0.0)
+    names.keep(b"bbbb", 0.0)
+    for now in (3000.0, 6000.0, 9000.0):
+        assert names.of(b"aaaa", now) == ["used"]
+        names.keep(b"aaaa", now)
+    assert names.of(b"aaaa", 9000.0 + 3601.0) == []
