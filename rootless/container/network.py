@@ -17,6 +17,7 @@ from netns.settings import Addresses, PublishedPort, Settings
 
 from ..errors import HostError, UsageError
 from ..runtime.rootdir import RootDir
+from . import etcfiles
 from .options import Link, Published
 from .record import Network
 
@@ -82,7 +83,7 @@ def _settings(network: Network, *, behind_gateway: str | None = None) -> Setting
         outbound6=link.outbound6 or None,
         dns=network.dns,
         search=tuple(domain for domain in network.dns_search if domain != "."),
-        egress=link.egress,
+        egress=_rules(network) if link.egress else (),
         pcap=link.pcap or None,
         disable_host_loopback=not network.host_loopback,
         behind_gateway=behind_gateway,
@@ -91,6 +92,24 @@ def _settings(network: Network, *, behind_gateway: str | None = None) -> Setting
             for port in network.published
         ),
     )
+
+
+def _rules(network: Network) -> tuple[str, ...]:
+    """The egress rules; before each whose name is in the container's /etc/hosts, for which nobody asks, the same with
+    its addresses."""
+    gateway = str(ipaddress.ip_address(Settings(cidr=network.link.cidr).addresses().gateway))
+    known: dict[str, list[str]] = {name: [gateway] for name in etcfiles.HOST_NAMES}
+    for entry in network.add_hosts:
+        name, _, address = entry.partition(":")
+        known.setdefault(name.lower(), []).append(gateway if address == "host-gateway" else address)
+    rules: list[str] = []
+    for rule in network.link.egress:
+        verdict, _, what = rule.partition("=")
+        name = re.split("[:/]", what, maxsplit=1)[0]
+        for address in known.get(name.strip().lower(), ()):
+            rules.append(f"{verdict}={f'[{address}]' if ':' in address else address}{what[len(name) :]}")
+        rules.append(rule)
+    return tuple(rules)
 
 
 def reserve(network: Network) -> Reserved:

@@ -180,7 +180,7 @@ def test_a_network_without_a_way_out(auto_box: Rcontain, demo: str) -> None:
     """Refused at once, told in `inspect` and by `network flows`; what is allowed goes on."""
     with (
         tcp_server(lambda connection: connection.sendall(b"allowed\n")) as port,
-        running(auto_box, demo, "jail", "--egress", f"allow={GATEWAY}:{port}") as _,
+        running(auto_box, demo, "jail", "--egress", f"allow={HOST}:{port}"),
     ):
         assert "refused" in auto_box.text("exec", "jail", "sh", "-c", f"nc -w 9 {GATEWAY} {port + 1} 2>&1 || true")
         assert "refused" in auto_box.text("exec", "jail", "sh", "-c", "nc -w 9 192.0.2.1 80 2>&1 || true")

@@ -76,3 +76,32 @@ def test_networks_that_cannot_be(link: Link) -> None:
 
 def test_as_the_flag_takes_it() -> None:
     assert str(Network(mode="user")) == "user" and str(Network(mode="ns", target="/a")) == "ns:/a"
+
+
+def test_rules_know_the_names_in_the_containers_hosts() -> None:
+    """Nobody asks the network for their addresses, so it could not know them."""
+    rules = (
+        "deny",
+        "allow=Host.containers.internal:80/tcp",
+        "allow=db",
+        "allow=six:1-2",
+        "deny=a.test",
+        "allow=*.db",
+    )
+    wanted = Network(
+        mode="user",
+        link=Link(cidr="192.168.7.0/24", egress=rules),
+        add_hosts=("db:192.0.2.1", "db:2001:db8::1", "six:2001:db8::2", "up:host-gateway"),
+    )
+    assert network.reserve(wanted).settings.egress == (
+        "deny",
+        "allow=192.168.7.2:80/tcp",
+        "allow=Host.containers.internal:80/tcp",
+        "allow=192.0.2.1",
+        "allow=[2001:db8::1]",
+        "allow=db",
+        "allow=[2001:db8::2]:1-2",
+        "allow=six:1-2",
+        "deny=a.test",
+        "allow=*.db",
+    )
