@@ -312,7 +312,7 @@ class Spliced:
         self._guest = None
         self._interests[1] = 0
         self._splicer.flows.discard(self)
-        self._driver.discard(sock)
+        self._driver.discard(sock, shared=False)
 
     def _join(self, guest: socket.socket) -> bool:
         """Begin; False where the kernel connected the socket to itself, which it does if nobody listens at its port."""
@@ -399,6 +399,6 @@ class Spliced:
         for way in self._ways:
             way.release(over=True)
         self._interests = [0, 0]
-        self._driver.discard(self._client)
+        self._driver.discard(self._client, shared=False)
         if self._guest is not None:
-            self._driver.discard(self._guest)
+            self._driver.discard(self._guest, shared=False)
