@@ -30,6 +30,7 @@ _COMMAND = click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="
         ("rcontain run --rm docker.io/library/alpine echo hello", "Pull if needed, run, remove"),
         ("rcontain run --rm -it -v .:/src -w /src docker.io/library/python:3 bash", "A shell over this directory"),
         ("rcontain run -d --name web -p 8080:80 docker.io/library/nginx", "A server in the background"),
+        ("rcontain run --rm --egress 'allow=*.debian.org' debian apt-get update", "With no way out but there"),
         ("rcontain run --rm --userns keep-id -v $HOME:$HOME alpine id", "With your own user id inside"),
     ],
 )
