@@ -30,7 +30,7 @@ from netns.wire.ipv6 import Ipv6Packet
 from tests.netns.hostile import ADDRESSES, GUEST_MAC, MAC, Guest, Source, Value
 
 LOOPBACK = "127.0.0.1"
-SERVED = (80, 443)
+SERVED = (80, 443, 53)
 PUBLISHED = (8080, 8053)
 RESET = struct.pack("ii", 1, 0)  # struct linger: close(2) resets
 ASKED: tuple[object, ...] = ("flows", "flows", "", None, 3, [], {"ask": 1}, "x" * 5000)
