@@ -95,7 +95,12 @@ _FLAGS = (
         metavar="OPTION",
         help="no-new-privileges, seccomp=FILE|unconfined, mask=PATH, unmask=PATH, ignore-chown-errors.",
     ),
-    _many("-p", "--publish", metavar="[[IP:]PORT:]PORT[/udp]", help="Lead a port of this machine to the container's."),
+    _many(
+        "-p",
+        "--publish",
+        metavar="[[IP:]PORT:]PORT[/udp]|unix:PATH:PORT",
+        help="Lead a port of this machine to the container's.",
+    ),
     click.option("-P", "--publish-all", is_flag=True, help="Publish all ports that the image exposes, on free ports."),
     click.option(
         "--network",
