@@ -139,7 +139,7 @@ def test_unreachable_networks_are_unreachable() -> None:
         with Network() as network:
             for address in ("198.51.100.1", "2001:db8:ffff::1"):
                 error = network.run(lambda address=address: connection_error(address, 80))
-                assert error in (errno.EHOSTUNREACH, errno.ENETUNREACH)
+                assert error == errno.ENETUNREACH  # the host's own word for it
 
     on_a_host(work)
 
