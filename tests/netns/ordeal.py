@@ -111,6 +111,8 @@ class Host:
     """Servers that misbehave as the source says; in a network namespace of the caller's, whose loopback is up."""
 
     def __init__(self) -> None:
+        with open("/proc/sys/net/ipv4/ping_group_range", "w", encoding="ascii") as file:
+            file.write("0 0")
         self._listeners = [socket.create_server((LOOPBACK, port)) for port in SERVED]
         self._datagrams = [socket.socket(type=socket.SOCK_DGRAM) for _ in range(2)]
         for sock, port in zip(self._datagrams, (4000, 53), strict=True):
@@ -151,6 +153,9 @@ class Host:
     def _serve(self, source: Source, place: int) -> None:
         sock = self._connections[place]
         match source.integer(0, 5):
+            case 0 | 1 if sock.getsockname()[1] == 53:
+                message = answer(source, sock.recv(65535)[2:])
+                sock.send(struct.pack("!H", len(message)) + message)
             case 0 | 1:
                 sock.send(source.octets(60) * source.pick((1, 1, 500)))
             case 2:
@@ -164,17 +169,8 @@ class Host:
                 self._connections.pop(place).close()
 
     def _answer(self, source: Source, sock: socket.socket) -> None:
-        """A name server's answers have the right number, and anything behind it."""
         data, peer = sock.recvfrom(65535)
-        kind = source.integer(0, 3)
-        answer = source.octets(120)
-        if kind == 1:
-            answer = data[:2] + b"\x81\x80" + answer
-        elif kind == 2:
-            counts = struct.pack("!HHHH", 1, source.pick((1, 2, 65535)), 0, 0)
-            record = struct.pack("!HHHIH", 0xC00C, source.pick((1, 5, 28)), 1, 60, source.pick((4, 16, 2, 65535)))
-            answer = data[:2] + b"\x81\x80" + counts + data[12:] + record + answer
-        sock.sendto(answer, peer)
+        sock.sendto(answer(source, data), peer)
 
     def forget(self) -> None:
         """Close what was accepted and connected, and take what waits."""
@@ -194,6 +190,23 @@ class Host:
         self.forget()
         for sock in (*self._listeners, *self._datagrams):
             sock.close()
+
+
+def answer(source: Source, question: bytes) -> bytes:
+    """To a question of DNS: right, nearly right, or anything (RFC 1035 section 4.1)."""
+    rest = source.octets(120)
+    match source.integer(0, 4):
+        case 0:
+            return rest
+        case 1:
+            return question[:2] + b"\x81\x80" + rest
+        case _:
+            kind = source.pick((1, 1, 5, 28))
+            value = (rest * 16).ljust(16, b"\1")[: {1: 4, 28: 16}.get(kind, len(rest))]
+            size = len(value) if source.integer(0, 7) else source.integer(0, 65535)
+            counts = struct.pack("!HHHH", 1, source.pick((1, 1, 1, 2, 65535)), 0, 0)
+            record = struct.pack("!HHHIH", 0xC00C, kind, 1, source.pick((0, 60, 1 << 31)), size)
+            return question[:2] + b"\x81\x80" + counts + question[12:] + record + value
 
 
 @contextmanager
