@@ -53,6 +53,7 @@ class Driver(Loop):
         super().__init__()
         self.stack = stack
         stack.ack_patience = _ACK_PATIENCE
+        stack.on_fault = self.report
         self.reach = reach
         self.egress: Egress | None = None
         self.capture: Capture | None = None

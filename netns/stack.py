@@ -73,6 +73,7 @@ class Stack(Internet):
         self._max_flows = max_flows
         self._half_open: dict[TcpFlow, float] = {}  # and until when, the oldest first
         self._sweep_at = 0.0  # when UDP flows are looked at again
+        self.on_fault: Callable[[Exception], None] | None = None
         self.ack_patience = 0.0  # seconds that an acknowledgement waits for data to go with
         self._owing: dict[TcpFlow, float] = {}  # and since when, the oldest first
         self._max_half_open = max(16, min(_MAX_HALF_OPEN, max_flows // 4))
@@ -106,7 +107,10 @@ class Stack(Internet):
                     if self._half_open:
                         self._half_open.pop(flow, None)
                 else:
-                    self._poll_flow(flow, now, hold)
+                    try:
+                        self._poll_flow(flow, now, hold)
+                    except Exception as error:  # noqa: BLE001  one flow ends, not all
+                        self._give_up(flow, error)
         if now >= self._sweep_at and self.udp:
             self._sweep_at = now + _SWEEP_SECONDS
             for expired in self.udp.expire(now):
@@ -158,6 +162,15 @@ class Stack(Internet):
             del owing[flow]
             flow.connection.acknowledge()
             self._dirty[flow] = None
+
+    def _give_up(self, flow: TcpFlow, error: Exception) -> None:
+        """End a flow by a fault of ours, which `on_fault` hears of; without one it is the caller's."""
+        if self.on_fault is None:
+            raise error
+        flow.connection.drop()
+        self.tcp.pop(flow.key, None)
+        self._events.append(TcpReceived(flow))
+        self.on_fault(error)
 
     def _poll_flow(self, flow: TcpFlow, now: float, hold: bool) -> None:
         connection = flow.connection

@@ -171,6 +171,32 @@ def test_timers_do_not_pile_up() -> None:
     assert len(stack._timers) < 300
 
 
+def test_a_fault_ends_one_flow(monkeypatch: pytest.MonkeyPatch) -> None:
+    stack = new_stack()
+    faults: list[Exception] = []
+    stack.on_fault = faults.append
+    first = opened(stack).flow
+    stack.receive(syn4(1000), 0.0)
+    (event,) = only(stack.take_events(), TcpOpened)
+    assert isinstance(event, TcpOpened)
+    event.flow.connection.accept()
+
+    def fails(segment: TcpSegment, link: Link) -> None:
+        raise KeyError("unforeseen")
+
+    first.connection.send(b"x")
+    stack.touch(first)
+    stack.touch(event.flow)
+    frame = type(first).frame
+    monkeypatch.setattr(
+        type(first), "frame", lambda flow, *rest: fails(*rest) if flow is first else frame(flow, *rest)
+    )  # fmt: skip
+    (answer,) = segments(stack)
+    assert answer.flags == SYN | ACK and list(map(str, faults)) == ["'unforeseen'"]
+    assert list(stack.tcp.values()) == [event.flow]
+    assert first.connection.signals[-1] is Signal.TIMED_OUT
+
+
 def test_a_timer_that_was_put_off_still_runs_out() -> None:
     stack = new_stack()
     stack.ack_patience = 0.001
