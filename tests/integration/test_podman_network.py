@@ -225,6 +225,7 @@ def test_its_end_is_the_end_of_the_network(podman: Networked, container: str) ->
     assert "CapEff:\t0000000000000400" in status and "NoNewPrivs:\t1" in status  # CAP_NET_BIND_SERVICE
     podman("kill", container)
     podman.no_networks()
+    podman("wait", "--condition", "exited", container)  # so what Podman itself does at its end is over
     podman("start", container)
     assert len(podman.networks()) == 1
     podman("rm", "--force", "--time", "0", container)
