@@ -101,7 +101,7 @@ def podman(request: pytest.FixtureRequest) -> Iterator[Podman]:
     try:
         command = Podman(folder, request.param)
         subprocess.run([CHECKOUT / "contrib/demo-image", f"{folder}/layout"], check=True, stdout=subprocess.DEVNULL)
-        image = command("pull", "--quiet", f"oci:{folder}/layout:latest").strip()
+        image = command("pull", "--quiet", "oci:layout:latest").strip()
         command("tag", image, "localhost/demo")
         try:
             yield command

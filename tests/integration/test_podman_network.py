@@ -75,7 +75,7 @@ def podman() -> Iterator[Networked]:
     try:
         command = Networked(folder)
         subprocess.run([CHECKOUT / "contrib/demo-image", f"{folder}/layout"], check=True, stdout=subprocess.DEVNULL)
-        command("tag", command("pull", "--quiet", f"oci:{folder}/layout:latest").strip(), "localhost/demo")
+        command("tag", command("pull", "--quiet", "oci:layout:latest").strip(), "localhost/demo")
         try:
             yield command
         finally:
