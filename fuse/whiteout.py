@@ -51,7 +51,7 @@ def stored_xattr(name: bytes) -> bytes | None:
     """
     if name.startswith(_PRIVATE_PREFIXES):
         return None
-    if name.startswith(_OVERLAY_PREFIX):
+    if is_overlay_xattr(name):
         return _ESCAPED_PREFIX + name[len(_OVERLAY_PREFIX) :]
     return name
 
@@ -60,6 +60,6 @@ def shown_xattr(name: bytes) -> bytes | None:
     """The reverse of `stored_xattr`: None for attributes that are ours."""
     if name.startswith(_ESCAPED_PREFIX):
         return _OVERLAY_PREFIX + name[len(_ESCAPED_PREFIX) :]
-    if name.startswith(_OVERLAY_PREFIX) or name.startswith(_PRIVATE_PREFIXES):
+    if is_overlay_xattr(name) or name.startswith(_PRIVATE_PREFIXES):
         return None
     return name

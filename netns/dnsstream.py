@@ -92,18 +92,10 @@ class DnsStream:
             self._watch()
 
     def _take_queries(self) -> None:
-        incoming = self._incoming
-        place = 0
-        while len(incoming) - place >= _LENGTH.size:
-            (size,) = _LENGTH.unpack_from(incoming, place)
-            if len(incoming) - place - _LENGTH.size < size:
-                break
-            place += _LENGTH.size
-            self._on_query(bytes(incoming[place : place + size]))
-            place += size
+        for query in _taken(self._incoming):
+            self._on_query(query)
             if self._flow.relay is not self:
                 return
-        del incoming[:place]
 
     def _on_query(self, query: bytes) -> None:
         try:
@@ -252,16 +244,8 @@ class DnsStream:
             self._drop_server()
 
     def _take_answers(self) -> None:
-        answers = self._answers
-        place = 0
-        while len(answers) - place >= _LENGTH.size:
-            (size,) = _LENGTH.unpack_from(answers, place)
-            if len(answers) - place - _LENGTH.size < size:
-                break
-            place += _LENGTH.size
-            self._on_answer(bytes(answers[place : place + size]))
-            place += size
-        del answers[:place]
+        for answer in _taken(self._answers):
+            self._on_answer(answer)
 
     def _on_answer(self, data: bytes) -> None:
         try:
@@ -346,3 +330,19 @@ def _is_transfer(query: bytes) -> bool:
         return DnsQuestion.parse(query).kind in (AXFR, IXFR)
     except WireError:
         return False
+
+
+def _taken(stream: bytearray) -> list[bytes]:
+    """The whole messages of what has arrived, which are taken away (RFC 1035 section 4.2.2)."""
+    messages = []
+    place = 0
+    while len(stream) - place >= _LENGTH.size:
+        (size,) = _LENGTH.unpack_from(stream, place)
+        start = place + _LENGTH.size
+        end = start + size
+        if len(stream) < end:
+            break
+        messages.append(bytes(stream[start:end]))
+        place = end
+    del stream[:place]
+    return messages

@@ -15,14 +15,12 @@ from hypothesis import strategies as st
 
 import fuse.marks
 import fuse.tree
-from fuse.entry import Entry
 from fuse.ledger import LEDGER
 from fuse.ownership import Ownership
-from fuse.tree import Tree
 from fuse.upper import UpperDirectory
-from tests.fuse.archives import archive, hardlink
-from tests.fuse.model import File, Folder, Link, Model
-from tests.fuse.test_tree import ME, Overlay, PlainUpper, change, changes, compare, layers, outcome
+from tests.fuse.model import Model
+from tests.fuse.test_tree import Overlay, PlainUpper, change, changes, compare, layers, outcome
+from tests.fuse.test_tree_kills import layer, linked
 
 NEED_SPACE = ("link", "mkdir", "mknod", "open", "pwrite", "rename", "setxattr", "symlink", "write")
 
@@ -89,11 +87,6 @@ def check(
         return full
 
 
-def layer() -> dict[bytes, object]:
-    inner = {b"a": File(b"x"), b"b": Folder({b"c": File(b"deep"), b"a": Link(b"a")})}
-    return {b"a": Folder(inner), b"b": Folder({b"a": File(b"y")}), b"c": File(b"z")}
-
-
 @pytest.mark.parametrize(
     ("steps", "last"),
     [
@@ -158,25 +151,8 @@ def test_a_change_without_space_is_none(
 
 @pytest.mark.parametrize("call", range(14))
 def test_all_names_of_a_file_are_copied_up_or_none(call: int) -> None:
-    linked = File(b"content")
-    spec: dict[bytes, object] = {b"a": linked, b"b": linked, b"d": Folder({b"c": linked})}
     with tempfile.TemporaryDirectory(prefix="rc-tree-") as folder:
-        for name in ("upper", "work"):
-            os.mkdir(os.path.join(folder, name))
-        entries = [
-            Entry(b"d", 0o040755, **ME),
-            (Entry(b"a", 0o100644, **ME), b"content"),
-            hardlink("b", "a"),
-            hardlink("d/c", "a"),
-        ]
-
-        def mount() -> None:
-            overlay.tree = Tree([archive(folder, "low", entries)], UpperDirectory(folder + "/upper", folder + "/work"))
-
-        overlay = Overlay.__new__(Overlay)
-        overlay.mount = mount  # type: ignore[method-assign]
-        mount()
-        before = Model([spec])
+        overlay, before = linked(folder)
         after = copy.deepcopy(before)
         after.chmod(b"b", 0o700)
         with full_at(call):

@@ -100,6 +100,27 @@ def check(
         return killed
 
 
+def linked(folder: str) -> tuple[Overlay, Model]:
+    """A file of three names in an archive layer; the overlay, and what it has to show."""
+    for name in ("upper", "work"):
+        os.mkdir(os.path.join(folder, name))
+    entries = [
+        Entry(b"d", 0o040755, **ME),
+        (Entry(b"a", 0o100644, **ME), b"content"),
+        hardlink("b", "a"),
+        hardlink("d/c", "a"),
+    ]
+
+    def mount() -> None:
+        overlay.tree = Tree([archive(folder, "low", entries)], UpperDirectory(folder + "/upper", folder + "/work"))
+
+    overlay = Overlay.__new__(Overlay)
+    overlay.mount = mount  # type: ignore[method-assign]
+    mount()
+    file = File(b"content")
+    return overlay, Model([{b"a": file, b"b": file, b"d": Folder({b"c": file})}])
+
+
 def layer() -> dict[bytes, object]:
     inner = {b"a": File(b"x"), b"b": Folder({b"c": File(b"deep"), b"a": Link(b"a")})}
     return {b"a": Folder(inner), b"b": Folder({b"a": File(b"y")}), b"c": File(b"z")}
@@ -159,25 +180,8 @@ def test_a_change_is_seen_whole_or_not_at_all(
 
 @pytest.mark.parametrize("call", range(26))
 def test_all_names_of_a_file_are_copied_up_or_none(call: int) -> None:
-    linked = File(b"content")
-    spec: dict[bytes, object] = {b"a": linked, b"b": linked, b"d": Folder({b"c": linked})}
     with tempfile.TemporaryDirectory(prefix="rc-tree-") as folder:
-        for name in ("upper", "work"):
-            os.mkdir(os.path.join(folder, name))
-        entries = [
-            Entry(b"d", 0o040755, **ME),
-            (Entry(b"a", 0o100644, **ME), b"content"),
-            hardlink("b", "a"),
-            hardlink("d/c", "a"),
-        ]
-
-        def mount() -> None:
-            overlay.tree = Tree([archive(folder, "low", entries)], UpperDirectory(folder + "/upper", folder + "/work"))
-
-        overlay = Overlay.__new__(Overlay)
-        overlay.mount = mount  # type: ignore[method-assign]
-        mount()
-        before = Model([spec])
+        overlay, before = linked(folder)
         after = copy.deepcopy(before)
         after.chmod(b"b", 0o700)
         killed = killed_at(call, overlay.chmod, [b"b", 0o700])
