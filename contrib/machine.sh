@@ -11,7 +11,8 @@ DEMO_PACKAGES=(docker-registry skopeo busybox-static)
 # For the tests.
 # shellcheck disable=SC2034
 TEST_PACKAGES=(umoci iproute2 iperf3 strace tmux bind9-dnsutils util-linux shellcheck podman
-  tshark traceroute iputils-ping dnsmasq-base slirp4netns nginx-light wrk)
+  tshark traceroute iputils-ping dnsmasq-base slirp4netns nginx-light wrk
+  buildah apache2-utils libarchive-tools libcap2-bin attr openssl zstd pigz)
 
 say() { printf '%s\n' "$*"; }
 warn() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }

@@ -123,12 +123,16 @@ def write_examples(formatter: click.HelpFormatter, examples: Iterable[tuple[str,
 
 @dataclass(frozen=True, slots=True)
 class Verb:
-    """Where a verb is: `module` below rootless.cli, the click command in it, and its heading in the help."""
+    """Where a verb is: `module` below rootless.cli, the click command in it, and its heading in the help.
+
+    The engine imports all verbs ahead but those with `preload=False`: what is rare shall not cost memory for ever.
+    """
 
     module: str
     attribute: str
     section: str = "Commands"
     hidden: bool = False
+    preload: bool = True
 
     def load(self) -> click.Command:
         """Imports the verb's module, unless that has been done."""
@@ -216,8 +220,8 @@ class LazyGroup(click.Group):
 
 
 def load_all(group: LazyGroup) -> None:
-    """Imports every verb of the group and of the groups in it."""
-    for verb in group.verbs.values():
+    """Imports the verbs of the group and of the groups in it that are to be ready."""
+    for verb in (verb for verb in group.verbs.values() if verb.preload):
         command = verb.load()
         if isinstance(command, LazyGroup):
             load_all(command)
