@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import errno
-import struct
 from collections.abc import Callable, Sequence
 
 from netns.configuration import search_list
-from netns.icmperrors import ErrorLimit, IcmpError, quote_datagram, unreachable
+from netns.icmperrors import ErrorLimit, IcmpError, quote_datagram, quote_syn, unreachable
 from netns.link import Frame, Link
 from netns.settings import Addresses
 from netns.tcp.flow import TcpFlow
@@ -15,13 +14,12 @@ from netns.udp import UdpFlow, UdpFlows
 from netns.wire import icmp, icmpv6
 from netns.wire.icmp import IcmpMessage
 from netns.wire.icmpv6 import Icmpv6Message
-from netns.wire.ipv4 import PROTOCOL_ICMP, PROTOCOL_TCP, Ipv4Packet
-from netns.wire.ipv6 import NEXT_ICMPV6, Ipv6Packet
+from netns.wire.ipv4 import PROTOCOL_ICMP
+from netns.wire.ipv6 import NEXT_ICMPV6
 
 ROUTER_LINK_LOCAL = bytes.fromhex("fe80") + bytes(13) + b"\x02"
 ALL_NODES = bytes.fromhex("ff02") + bytes(13) + b"\x01"
 
-_MASK = 0xFFFFFFFF
 _MAX_RUN = 64  # datagrams in a frame: UDP_MAX_SEGMENTS of linux/udp.h before 6.9
 
 
@@ -93,15 +91,7 @@ class Answers:
     ) -> None:
         """Tell the guest by ICMP that the flow's far end cannot be reached: the host, unless something else is said."""
         four = len(flow.guest) == 4
-        if isinstance(flow, UdpFlow):
-            quoted = quote_datagram(flow)
-        else:
-            # The guest's kernel finds the socket by the quoted ports, and checks the quoted sequence number.
-            segment = struct.pack("!HHI12x", flow.guest_port, flow.far_port, flow.connection.window.nxt - 1 & _MASK)
-            if four:
-                quoted = Ipv4Packet(flow.guest, flow.far, PROTOCOL_TCP, segment).to_bytes()
-            else:
-                quoted = Ipv6Packet(flow.guest, flow.far, PROTOCOL_TCP, segment).to_bytes()
+        quoted = quote_datagram(flow) if isinstance(flow, UdpFlow) else quote_syn(flow)
         number = errno.EACCES if prohibited else errno.ENETUNREACH if net else errno.EHOSTUNREACH
         error = unreachable(errno.ECONNREFUSED if port else number, six=not four)
         self.send_error(error, quoted, source=flow.far if port else None)

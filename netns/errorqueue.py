@@ -50,12 +50,15 @@ class QueuedError:
         return socket.inet_ntop(socket.AF_INET if len(self.offender) == 4 else socket.AF_INET6, self.offender)
 
 
-def enable(sock: socket.socket) -> None:
-    """Queue the errors of `sock`. Raises OSError."""
+def enable(sock: socket.socket, on: bool = True) -> None:
+    """Queue the errors of `sock`, or no longer. Raises OSError.
+
+    A connected socket of TCP that queues them fails by those that it would have outlived (tcp(7)).
+    """
     if sock.family == socket.AF_INET6:
-        sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVERR, 1)
+        sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVERR, on)
     else:
-        sock.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)
+        sock.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, on)
 
 
 def drain(sock: socket.socket) -> list[QueuedError]:

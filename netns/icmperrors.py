@@ -7,6 +7,7 @@ guest's own packet, with its own addresses, ports and numbers, however it looked
 from __future__ import annotations
 
 import errno
+import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,16 +16,18 @@ from netns.wire import icmp, icmpv6
 from netns.wire.error import Buffer
 from netns.wire.icmp import IcmpMessage
 from netns.wire.icmpv6 import Icmpv6Message
-from netns.wire.ipv4 import PROTOCOL_ICMP, PROTOCOL_UDP, Ipv4Packet
+from netns.wire.ipv4 import PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, Ipv4Packet
 from netns.wire.ipv6 import NEXT_ICMPV6, NEXT_UDP, Ipv6Packet
 
 if TYPE_CHECKING:
     from netns.errorqueue import QueuedError
     from netns.reach import Reach
+    from netns.tcp.flow import TcpFlow
     from netns.udp import UdpFlow
 
 _RATE = 1000.0  # errors a second: RFC 1812 section 4.3.2.8, RFC 4443 section 2.4 f; the same as Linux
 _BURST = 200.0
+_MASK = 0xFFFFFFFF
 
 
 class ErrorLimit:
@@ -139,6 +142,14 @@ def quote_datagram(flow: UdpFlow, payload: Buffer = b"") -> bytes:
         packet = Ipv4Packet(flow.guest, flow.far, PROTOCOL_UDP, b"", flow.hop_limit, dont_fragment=flow.dont_fragment)
         return packet.header(length) + flow.head + bytes(payload)
     return Ipv6Packet(flow.guest, flow.far, NEXT_UDP, b"", flow.hop_limit).header(length) + flow.head + bytes(payload)
+
+
+def quote_syn(flow: TcpFlow) -> bytes:
+    """The SYN that the guest waits with: its kernel finds the socket by the ports, and checks the sequence number."""
+    segment = struct.pack("!HHI12x", flow.guest_port, flow.far_port, flow.connection.window.nxt - 1 & _MASK)
+    if len(flow.guest) == 4:
+        return Ipv4Packet(flow.guest, flow.far, PROTOCOL_TCP, segment, flow.hop_limit).to_bytes()
+    return Ipv6Packet(flow.guest, flow.far, PROTOCOL_TCP, segment, flow.hop_limit).to_bytes()
 
 
 def quote_echo(guest: bytes, far: bytes, identifier: int, number: int, payload: Buffer, hop_limit: int) -> bytes:

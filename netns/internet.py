@@ -197,7 +197,7 @@ class Internet(Answers, ABC):
                 return
             payload, checked = whole, False
         if protocol == PROTOCOL_TCP:
-            self._on_tcp(packet.source, packet.destination, payload, checked, now)
+            self._on_tcp(packet.source, packet.destination, payload, checked, packet.ttl, now)
         elif protocol == PROTOCOL_UDP:
             self._on_udp(packet, packet.ttl, packet.dont_fragment and not cut, payload, checked, now)
         elif protocol == PROTOCOL_ICMP:
@@ -230,7 +230,7 @@ class Internet(Answers, ABC):
             # RFC 6946: a fragment that is all there is meets no others. Destination options may follow either way.
             protocol, payload, _ = step_over(part.next_header, payload)
         if protocol == PROTOCOL_TCP:
-            self._on_tcp(packet.source, packet.destination, payload, checked, now)
+            self._on_tcp(packet.source, packet.destination, payload, checked, packet.hop_limit, now)
         elif protocol == PROTOCOL_UDP:
             self._on_udp(packet, packet.hop_limit, not cut, payload, checked, now)
         elif protocol == NEXT_ICMPV6:
@@ -327,7 +327,9 @@ class Internet(Answers, ABC):
             self._events.append(UdpExpired(evicted))
 
     @abstractmethod
-    def _on_tcp(self, source: bytes, destination: bytes, data: Buffer, checked: bool, now: float) -> None:
+    def _on_tcp(
+        self, source: bytes, destination: bytes, data: Buffer, checked: bool, hop_limit: int, now: float
+    ) -> None:
         """A TCP segment; `checked` says that its checksum need not be looked at."""
 
 

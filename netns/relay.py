@@ -15,13 +15,16 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from netns import errorqueue
+from netns.icmperrors import offender, passed_on, quote_syn
 from netns.reach import HostAddress
-from netns.tcp.flow import TcpFlow
+from netns.tcp.flow import HOP_LIMIT, TcpFlow
 from netns.tcp.state import Signal, State
 from netns.wire.error import Buffer
 
 if TYPE_CHECKING:
     from netns.driver import Driver
+    from netns.errorqueue import QueuedError
 
 _LARGE = 1 << 14  # bytes: from here on, to copy costs more than to lend a buffer
 _READS = 4  # of up to 64 KiB, before the other flows have their turn
@@ -35,13 +38,14 @@ class TcpRelay:
     """Moves bytes between `flow.connection` and a host socket, which it owns.
 
     With `candidates` the socket is still to be made: they are dialled one after the other, and the guest's SYN is
-    answered as the last one is. Without, `sock` is a connection that was accepted, and `refused` is called if the
-    guest does not answer our SYN well; it may take the socket over by returning True.
+    answered as the last one is, in the words of the router that refused it if one did. Without, `sock` is a connection
+    that was accepted, and `refused` is called if the guest does not answer our SYN well; it may take the socket over by
+    returning True.
     """
 
     __slots__ = (
-        "_candidates", "_driver", "_flow", "_guest_closed", "_host_closed", "_interest", "_read_size", "_refused",
-        "_shut", "_sock", "_started", "_unsent",
+        "_candidates", "_dialling", "_driver", "_flow", "_guest_closed", "_host_closed", "_interest", "_read_size",
+        "_refused", "_shut", "_sock", "_started", "_unsent",
     )  # fmt: skip
 
     def __init__(
@@ -56,6 +60,7 @@ class TcpRelay:
         self._driver = driver
         self._flow = flow
         self._candidates = candidates or []
+        self._dialling: str | None = None  # the address, if errors are queued
         self._sock = sock
         self._refused = refused
         self._started = False
@@ -70,8 +75,8 @@ class TcpRelay:
         if sock is None:
             self._dial(errno.EHOSTUNREACH)
 
-    def _dial(self, error: int) -> None:
-        """Dial the next candidate; when there is none left, refuse for the reason `error`."""
+    def _dial(self, error: int, queued: QueuedError | None = None) -> None:
+        """Dial the next candidate; when there is none left, refuse for the reason `error`, or what ICMP said."""
         while self._candidates:
             address = self._candidates.pop(0)
             family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
@@ -83,6 +88,7 @@ class TcpRelay:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)  # urgent bytes are bytes (RFC 6093)
+            self._ask_for_errors(sock, address[0])
             try:
                 error = sock.connect_ex(address)
             except OSError as problem:  # an address that the resolver's rules do not accept
@@ -94,12 +100,39 @@ class TcpRelay:
                 if error:
                     self._watch(select.EPOLLOUT)
                 else:
-                    self._connected()
+                    self._connected(sock)
                 return
+            queued = self._error_of(sock)
             sock.close()
-        self._refuse(error)
+        self._refuse(error, queued)
 
-    def _refuse(self, error: int) -> None:
+    def _ask_for_errors(self, sock: socket.socket, address: str) -> None:
+        """Let the SYN cross as many routers as the guest's may, and hear what they say; there is none on loopback."""
+        if address == "::1" or address.startswith("127."):
+            self._dialling = None
+            return
+        self._dialling = address
+        errorqueue.enable(sock)
+        if self._flow.hop_limit != HOP_LIMIT:
+            errorqueue.set_hop_limit(sock, max(1, self._flow.hop_limit - 1))
+
+    def _error_of(self, sock: socket.socket) -> QueuedError | None:
+        """What ICMP said of the address that is dialled."""
+        if self._dialling is None:
+            return None
+        return next((queued for queued in errorqueue.drain(sock) if queued.from_network), None)
+
+    def _refuse(self, error: int, queued: QueuedError | None) -> None:
+        six = len(self._flow.far) == 16
+        said = passed_on(queued, six=six) if queued is not None else None
+        if queued is not None and said is not None and self._dialling is not None:
+            # As on the host, that ends the guest's attempt, and a probe of traceroute(8) must see nothing else.
+            source = offender(queued, self._flow.far, self._dialling, self._driver.reach)
+            self._driver.stack.send_error(said, quote_syn(self._flow), source=source, now=self._driver.now)
+            self._flow.connection.drop()
+            self._driver.stack.touch(self._flow)
+            self._release()
+            return
         if error not in _REFUSALS and error not in _SHORTAGES:
             self._driver.stack.send_unreachable(
                 self._flow, prohibited=error in (errno.EACCES, errno.EPERM), net=error in _NO_WAY
@@ -151,7 +184,7 @@ class TcpRelay:
             return
         if not self._started:
             if self._flow.connection.state is State.LISTEN:
-                self._dialled(sock)
+                self._dialled(sock, mask)
             return
         try:
             if mask & (select.EPOLLOUT | select.EPOLLERR):
@@ -163,18 +196,22 @@ class TcpRelay:
             return
         self._settle(sock)
 
-    def _dialled(self, sock: socket.socket) -> None:
+    def _dialled(self, sock: socket.socket, mask: int) -> None:
+        # The queue first: reading it takes the pending error away, but not the other way round.
+        queued = self._error_of(sock) if mask & select.EPOLLERR else None
         error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if error:
+        if error or queued is not None:
             self._sock = None
             self._interest = 0
             self._driver.discard(sock, shared=False)
-            self._dial(error)
+            self._dial(error or errno.EHOSTUNREACH, queued)
             return
         self._watch(0)
-        self._connected()
+        self._connected(sock)
 
-    def _connected(self) -> None:
+    def _connected(self, sock: socket.socket) -> None:
+        if self._dialling is not None:
+            errorqueue.enable(sock, on=False)  # from here on, ICMP's errors are for TCP to outlive
         self._flow.connection.accept()
         self._driver.stack.touch(self._flow)
 

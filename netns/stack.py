@@ -262,7 +262,7 @@ class Stack(Internet):
             )  # fmt: skip
             syn.parse_options(frame[start + HEADER_LENGTH : payload])
             half = len(key) // 2 - 2
-            self._on_unknown_tcp(key[:half], key[half:-4], syn, now)
+            self._on_unknown_tcp(key[:half], key[half:-4], syn, ttl, now)
             return True
         connection = flow.connection
         if bits & SYN or connection.state in _UNSYNCHRONIZED:
@@ -273,12 +273,14 @@ class Stack(Internet):
             self._events.append(TcpReceived(flow))
         return True
 
-    def _on_tcp(self, source: bytes, destination: bytes, data: Buffer, checked: bool, now: float) -> None:
+    def _on_tcp(
+        self, source: bytes, destination: bytes, data: Buffer, checked: bool, hop_limit: int, now: float
+    ) -> None:
         segment = TcpSegment.parse(data, None if checked else (source, destination))
         key = source + destination + bytes(data[:4])
         flow = self.tcp.get(key)
         if flow is None or (segment.flags & (SYN | ACK) == SYN and self._may_be_replaced(flow, segment)):
-            self._on_unknown_tcp(source, destination, segment, now)
+            self._on_unknown_tcp(source, destination, segment, hop_limit, now)
             return
         connection = flow.connection
         connection.on_segment(segment, now)
@@ -291,7 +293,9 @@ class Stack(Internet):
         connection = flow.connection
         return connection.state is State.TIME_WAIT and 0 < syn.seq - connection.window.nxt & _MASK < 0x80000000
 
-    def _on_unknown_tcp(self, source: bytes, destination: bytes, segment: TcpSegment, now: float) -> None:
+    def _on_unknown_tcp(
+        self, source: bytes, destination: bytes, segment: TcpSegment, hop_limit: int, now: float
+    ) -> None:
         flags = segment.flags
         if flags & RST or not is_unicast(destination) or not is_unicast(source):
             return
@@ -302,6 +306,7 @@ class Stack(Internet):
         flow = TcpFlow(source, segment.source_port, destination, segment.destination_port, connection)
         if fresh and len(self.tcp) < self._max_flows:
             flow.since = now
+            flow.hop_limit = hop_limit
             self.tcp[flow.key] = flow
             self._half_open[flow] = now + _HALF_OPEN_SECONDS
             if len(self._half_open) > self._max_half_open:

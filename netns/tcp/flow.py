@@ -26,6 +26,7 @@ _PLAIN4 = VnetHeader(NEEDS_CSUM, csum_start=_START4, csum_offset=tcp.CHECKSUM_OF
 _PLAIN6 = VnetHeader(NEEDS_CSUM, csum_start=_START6, csum_offset=tcp.CHECKSUM_OFFSET).to_bytes()
 _DONT_FRAGMENT = 0x4000
 _TTL = 64
+HOP_LIMIT = 64  # what guests send unless they look for a path
 
 
 class Relay(Protocol):
@@ -42,8 +43,8 @@ class TcpFlow:
     """One connection between the guest and a far end. `key` is guest and far address, guest and far port, packed."""
 
     __slots__ = (
-        "_ip_sum", "_pseudo", "connection", "far", "far_port", "from_guest", "guest", "guest_port", "inbound", "key",
-        "relay", "scheduled", "since", "to_guest", "waiting",
+        "_ip_sum", "_pseudo", "connection", "far", "far_port", "from_guest", "guest", "guest_port", "hop_limit",
+        "inbound", "key", "relay", "scheduled", "since", "to_guest", "waiting",
     )  # fmt: skip
 
     def __init__(self, guest: bytes, guest_port: int, far: bytes, far_port: int, connection: Connection) -> None:
@@ -52,6 +53,7 @@ class TcpFlow:
         self.far = far
         self.far_port = far_port
         self.connection = connection
+        self.hop_limit = HOP_LIMIT  # of the guest's SYN
         self.inbound = False  # the far end started it
         self.waiting = False  # the relay wants to hear when there may be room to send
         self.key = flow_key(guest, far, guest_port, far_port)

@@ -108,13 +108,31 @@ def _route(pid: int, place: int) -> None:
         inside(pid, "ip", "route", "add", f"2001:db8:{beyond}::/64", "via", f"2001:db8:{place + 1}::2")
 
 
-def echo(pid: int, address: str, port: int) -> subprocess.Popen[bytes]:
-    """A process in the network namespace of `pid` that answers datagrams with themselves; it runs when this returns."""
-    program = (
-        "import socket, sys; address, port = sys.argv[1:];"
-        "sock = socket.socket(socket.AF_INET6 if ':' in address else socket.AF_INET, socket.SOCK_DGRAM);"
-        "sock.bind((address, int(port))); print(flush=True)\nwhile True: sock.sendto(*sock.recvfrom(65535))"
-    )
+_DATAGRAMS = """
+import socket, sys
+address, port = sys.argv[1:]
+sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
+sock.bind((address, int(port)))
+print(flush=True)
+while True:
+    sock.sendto(*sock.recvfrom(65535))
+"""
+_ONE_STREAM = """
+import socket, sys
+with socket.create_server((sys.argv[1], int(sys.argv[2]))) as server:
+    print(flush=True)
+    sock = server.accept()[0]
+while data := sock.recv(65536):
+    sock.sendall(data)
+"""
+
+
+def echo(pid: int, address: str, port: int, *, stream: bool = False) -> subprocess.Popen[bytes]:
+    """A process in the network namespace of `pid` that answers datagrams, or one stream, with what it gets.
+
+    It runs when this returns.
+    """
+    program = _ONE_STREAM if stream else _DATAGRAMS
     command = ["nsenter", "-t", str(pid), "-n", sys.executable, "-c", program, address, str(port)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE)
     assert process.stdout is not None and process.stdout.readline()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 import socket
+import time
 from collections.abc import Callable
 
 import pytest
 
+from netns import errorqueue
 from netns.process import Settings
 from tests.netns import path
 from tests.netns.network import GATEWAY, GATEWAY6, HOST, PATIENCE, Network, on_a_host
@@ -60,10 +63,15 @@ def test_traceroute(how: str) -> None:
     with_a_path(work)
 
 
-def test_traceroute_by_tcp_sees_the_gateway_before_what_answers() -> None:
+def test_traceroute_by_tcp() -> None:
     def work(network: Network) -> None:
-        text = network.run(lambda: path.said("traceroute", "-n", "-T", "-p", "9", "-w", "5", "-m", "8", FAR))
-        assert hops(text) == [GATEWAY, FAR], text
+        for far, expected in (
+            (FAR, [GATEWAY, FIRST, SECOND, FAR]),
+            (FAR6, [GATEWAY6, FIRST6, SECOND6, FAR6]),
+        ):
+            command = ["traceroute", "-n", "-T", "-p", "9", "-w", "5", "-m", "8", far]
+            text = network.run(lambda command=command: path.said(*command))
+            assert hops(text) == expected and "*" not in text, text
 
     with_a_path(work)
 
@@ -132,6 +140,79 @@ def test_what_routers_say_is_passed_on(far: str, said: str, number: int | None) 
             assert network.run(lambda: exchange(far, 9)[0]) == number
 
     with_a_path(work)
+
+
+@pytest.mark.parametrize(
+    ("far", "hop_limit", "number", "kind", "source"),
+    [
+        (FAR, 2, errno.EHOSTUNREACH, (11, 0), FIRST),
+        (FAR6, 3, errno.EHOSTUNREACH, (3, 0), SECOND6),
+        (UNREACHABLE, 64, errno.EHOSTUNREACH, (3, 1), FIRST),
+        (UNREACHABLE6, 64, errno.ENETUNREACH, (1, 0), FIRST6),
+        (PROHIBITED, 64, errno.EHOSTUNREACH, (3, 13), FIRST),
+        (PROHIBITED6, 64, errno.EACCES, (1, 1), FIRST6),
+        (FAR, 64, errno.ECONNREFUSED, None, None),
+    ],
+)
+def test_a_connection_that_fails_hears_which_router_said_so(
+    far: str, hop_limit: int, number: int, kind: tuple[int, int] | None, source: str | None
+) -> None:
+    def work(network: Network) -> None:
+        assert network.run(lambda: connect_error(far, hop_limit)) == (number, kind, source)
+
+    with_a_path(work)
+
+
+def connect_error(far: str, hop_limit: int) -> tuple[int, tuple[int, int] | None, str | None]:
+    """How connecting fails, and what ICMP message was the reason: type, code and sender."""
+    six = ":" in far
+    family, level = (socket.AF_INET6, socket.IPPROTO_IPV6) if six else (socket.AF_INET, socket.IPPROTO_IP)
+    with socket.socket(family, socket.SOCK_STREAM) as sock:
+        sock.setsockopt(level, socket.IPV6_UNICAST_HOPS if six else socket.IP_TTL, hop_limit)
+        errorqueue.enable(sock)
+        sock.settimeout(PATIENCE)
+        number = sock.connect_ex((far, 9))
+        sock.setblocking(False)
+        queue = errorqueue.drain(sock)
+        return number, (queue[0].kind, queue[0].code) if queue else None, queue[0].offender_name if queue else None
+
+
+def test_a_connection_outlives_what_icmp_says_of_it_later() -> None:
+    """A route that goes and comes back: TCP sends again until it arrives (RFC 1122 section 4.2.3.9)."""
+
+    def talk(ready: int, go: int) -> bytes:
+        with socket.create_connection((SECOND, 7), PATIENCE) as sock:
+            os.write(ready, b"1")
+            os.read(go, 1)
+            sock.send(b"still there")
+            return sock.recv(100)
+
+    def unreachable() -> int:
+        with open("/proc/net/snmp", encoding="ascii") as file:
+            names, numbers = (line.split() for line in file if line.startswith("Icmp:"))
+        return int(dict(zip(names, numbers, strict=True))["InDestUnreachs"])
+
+    def whole() -> None:
+        with path.path() as nodes, Network(Settings()) as network:
+            server = path.echo(nodes[1], SECOND, 7, stream=True)
+            try:
+                (ready, ready_write), (go, go_write) = os.pipe(), os.pipe()
+                talking = network.start(lambda: talk(ready_write, go))
+                os.read(ready, 1)
+                before = unreachable()
+                path.inside(nodes[0], "ip", "route", "add", "unreachable", f"{SECOND}/32")
+                os.write(go_write, b"1")
+                deadline = time.monotonic() + PATIENCE
+                while unreachable() == before and time.monotonic() < deadline:
+                    time.sleep(0.02)
+                path.inside(nodes[0], "ip", "route", "delete", "unreachable", f"{SECOND}/32")
+                assert unreachable() > before
+                assert talking.wait() == b"still there"
+            finally:
+                server.kill()
+                server.wait()
+
+    on_a_host(whole)
 
 
 def test_pings_obey_the_rules() -> None:
