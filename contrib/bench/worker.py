@@ -4,6 +4,8 @@
 One JSON document a line on standard input, one answer a line on standard output:
 
     {"run": [ARGV, ...]}    start all of them at once, wait for all: {"seconds", "statuses", "output"}
+    {"first": ARGV}         one command: {"seconds" until its first output, "status", "output"}
+    {"store": null}         {"bytes": that the store holds on disk, "files": in it, "written": to its disk so far}
     {"hello": null}         {"ids": [[first, count], ...], "pids": [...]}: the user's host ids and processes
     {"memory": {"before": [PID, ...], "payload": ARGV}}     see `memory`
 
@@ -46,6 +48,41 @@ def run(commands: list[list[str]]) -> dict[str, Any]:
         os.close(null)
         output.seek(0)
         return {"seconds": seconds, "statuses": statuses, "output": output.read().decode(errors="replace")}
+
+
+def first(words: list[str]) -> dict[str, Any]:
+    """Run one command. The clock stops at the first byte that it writes to its standard output."""
+    with tempfile.TemporaryFile() as errors:
+        started = time.perf_counter()
+        child = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors)
+        assert child.stdout is not None
+        output = os.read(child.stdout.fileno(), 65536)
+        seconds = time.perf_counter() - started
+        output += child.stdout.read()
+        child.stdout.close()
+        status = child.wait()
+        errors.seek(0)
+        return {"seconds": seconds, "status": status, "output": (output + errors.read()).decode(errors="replace")}
+
+
+def store_size() -> dict[str, int]:
+    """What the store holds, and how much its whole disk has had to write, whoever wrote it (block/stat in the kernel's
+    documentation). Needs a quiet machine."""
+    store = os.environ["XDG_DATA_HOME"]
+    os.sync()
+    inside = ["unshare", "--user", "--map-auto", "--map-root-user"]
+    held = subprocess.run([*inside, "du", "-sk", store], capture_output=True, text=True, check=False).stdout
+    listed = subprocess.run(
+        [*inside, "find", store, "-mindepth", "1", "-printf", "x"], capture_output=True, check=False
+    )
+    device = os.stat(store).st_dev
+    written = 0
+    try:
+        with open(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}/stat") as file:
+            written = int(file.read().split()[6]) * 512
+    except FileNotFoundError:
+        pass  # no disk behind it: a tmpfs, or several devices
+    return {"bytes": int(held.split()[0]) * 1024, "files": len(listed.stdout), "written": written}
 
 
 def host_ids() -> Ranges:
@@ -132,6 +169,10 @@ def answer_all(ids: Ranges) -> None:
         (kind, value), *_ = json.loads(line).items()
         if kind == "run":
             answer = run(value)
+        elif kind == "first":
+            answer = first(value)
+        elif kind == "store":
+            answer = store_size()
         elif kind == "hello":
             answer = {"ids": ids, "pids": sorted(processes(ids))}
         else:
