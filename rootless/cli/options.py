@@ -19,6 +19,7 @@ from ..settings import STORAGE_DRIVERS
 from .mounts import parse_mount, parse_tmpfs, parse_volume
 from .networks import Choice, absolute, check_other, check_rules, parse_address, parse_extra_host, parse_network
 from .ports import parse_published
+from .registryflags import REGISTRY_FLAGS
 from .session import Session
 
 PULL_POLICIES = ("always", "missing", "never", "newer")
@@ -137,9 +138,7 @@ _FLAGS = (
         default="missing",
         help="always, missing, never or newer [default: missing].",
     ),
-    click.option(
-        "--tls-verify", metavar="BOOL", type=bool, default=None, help="false: accept any certificate, and plain HTTP."
-    ),
+    *REGISTRY_FLAGS,
     click.option(
         "--userns",
         metavar="MODE",
@@ -209,7 +208,6 @@ def creation_options(session: Session, image: str, command: tuple[str, ...], fla
         init=flags["init"],
         platform=flags["platform"],
         pull=flags["pull"],
-        tls_verify=flags["tls_verify"],
         user_namespace=flags["userns"],
         stop_signal=signals.parse(flags["stop_signal"]) if flags["stop_signal"] else None,
         stop_timeout=flags["stop_timeout"],

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import click
 
 from ..container import driver
 from ..container.create import id_maps
 from ..errors import UsageError
-from ..image.auth import Credentials
 from ..image.model import Derive, Image
 from ..image.progress import progress_for
 from ..image.pull import pull as fetch
@@ -17,6 +17,7 @@ from ..image.store import Store
 from ..oci.platform import Platform
 from ..oci.reference import Reference
 from .command import Command
+from .registryflags import access, registry_flags
 from .session import Session, pass_session
 
 
@@ -34,26 +35,23 @@ from .session import Session, pass_session
 @click.option("--os", "os_", metavar="OS", help="Take the image for this operating system.")
 @click.option("--variant", metavar="VARIANT", help="Take the image for this variant of the processor.")
 @click.option("--platform", metavar="OS/ARCH", help="Take the image for this platform [default: this machine's].")
-@click.option("--creds", metavar="USER:PASSWORD", help="Log in with these, in place of what your files say.")
-@click.option("--authfile", metavar="FILE", help="Look for credentials in FILE.")
 @click.option("-q", "--quiet", is_flag=True, help="Print only the image's id.")
-@click.option("--tls-verify", metavar="BOOL", type=bool, default=None, help="false: accept any registry, also by HTTP.")
+@registry_flags
 @click.option("--disable-content-trust", is_flag=True, hidden=True)
 @click.argument("names", nargs=-1, metavar="IMAGE...")
 @pass_session
 def pull(
     session: Session,
+    /,
     all_tags: bool,
     arch: str | None,
     os_: str | None,
     variant: str | None,
     platform: str | None,
-    creds: str | None,
-    authfile: str | None,
     quiet: bool,
-    tls_verify: bool | None,
     disable_content_trust: bool,
     names: tuple[str, ...],
+    **flags: Any,
 ) -> None:
     """Fetch images from their registries and print their ids.
 
@@ -66,10 +64,7 @@ def pull(
     wanted = _platform(platform, os_, arch, variant)
     # The only transport of skopeo and Podman that a registry has; their documentation writes it in front.
     references = [Reference.parse(name.removeprefix("docker://")) for name in names]
-    environment = dict(session.environment)
-    if authfile:
-        environment["REGISTRY_AUTH_FILE"] = authfile
-    credentials = _credentials(creds)
+    way = access(session, **flags)
     store = Store(session.settings.data)
     store.prepare()
     ids = id_maps("host")
@@ -83,9 +78,7 @@ def pull(
                 store,
                 reference,
                 platform=wanted,
-                tls_verify=tls_verify,
-                credentials=credentials,
-                environ=environment,
+                access=way,
                 progress=progress,
                 derive=derive,
             )
@@ -104,12 +97,3 @@ def _platform(platform: str | None, os: str | None, arch: str | None, variant: s
 
         return Platform.of(os or "linux", arch or host.machine(), variant or "")
     return None
-
-
-def _credentials(text: str | None) -> Credentials | None:
-    if text is None:
-        return None
-    user, separator, password = text.partition(":")
-    if not separator or not user:
-        raise UsageError("--creds is not USER:PASSWORD")
-    return Credentials(username=user, password=password, origin="--creds")

@@ -15,6 +15,7 @@ from ..container.options import CreateOptions
 from ..errors import ContainerError, UsageError
 from .options import creation_flags, creation_options
 from .quick import QuickCommand
+from .registryflags import access_of
 from .session import pass_session
 
 # Flags end at the image; what follows belongs to the command in the container.
@@ -86,7 +87,7 @@ def _create(
             _replace(session, options.name)
         elif options.name:
             Containers(session.settings).check_name_is_free(options.name)  # before a pull that would be in vain
-        container = creation.create(session, options, to_run=to_run)
+        container = creation.create(session, options, access=lambda: access_of(session, flags), to_run=to_run)
     except BaseException:
         if cidfile:
             os.unlink(cidfile)

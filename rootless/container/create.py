@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 from ..errors import CommandNotFound, ContainerError, HostError, UsageError
 from ..image.model import Derive, Image
@@ -24,24 +25,32 @@ from .options import CreateOptions, MountRequest, Published
 from .record import MountPoint, Network, Record
 from .timestamps import rfc3339
 
+if TYPE_CHECKING:
+    from ..image.access import Access
+
 _SCRATCH = ("rprivate", "nosuid", "nodev", "tmpcopyup")
 
 
-def create(session: Caller, options: CreateOptions, *, to_run: bool = False) -> Container:
+def create(
+    session: Caller, options: CreateOptions, *, access: Callable[[], Access] | None = None, to_run: bool = False
+) -> Container:
     """Makes a container, pulling its image where `options.pull` says so. Raises RcontainError, nothing half-made.
 
-    One that is `to_run` at once is claimed already; see claim.py.
+    `access` is asked how to reach registries if one has to be asked. A container that is `to_run` at once is claimed
+    already; see claim.py.
     """
     store = Store(session.settings.data)
     store.prepare()
     ids = id_maps(options.user_namespace)
     choice = driver.choose(session.settings, options.storage_driver, ids.uids.triples(), ids.gids.triples())
     derive = Derive.TREE if choice.driver == "overlay" else Derive.INDEX
-    image = _image(session, store, options, derive)
+    image = _image(session, store, options, derive, access)
     return _record(session, options, image, ids, choice.driver, to_run)
 
 
-def _image(session: Caller, store: Store, options: CreateOptions, derive: Derive) -> Image:
+def _image(
+    session: Caller, store: Store, options: CreateOptions, derive: Derive, access: Callable[[], Access] | None
+) -> Image:
     if options.pull in ("missing", "never") and not options.platform:
         try:
             image = store.resolve(options.image)
@@ -52,11 +61,14 @@ def _image(session: Caller, store: Store, options: CreateOptions, derive: Derive
             has = store.has_tree if derive is Derive.TREE else store.has_index
             if all(has(layer) for layer in image.layers):
                 return image
-    return session.run(_obtain, session, store, options, derive)
+    return session.run(_obtain, session, store, options, derive, access)
 
 
-async def _obtain(session: Caller, store: Store, options: CreateOptions, derive: Derive) -> Image:
+async def _obtain(
+    session: Caller, store: Store, options: CreateOptions, derive: Derive, access: Callable[[], Access] | None
+) -> Image:
     # Not at the top: an engine's first command may come before all that talking to a registry needs is imported.
+    from ..image.access import Access
     from ..image.derive import ensure
     from ..image.progress import progress_for
     from ..image.pull import PullPolicy, obtain
@@ -67,8 +79,7 @@ async def _obtain(session: Caller, store: Store, options: CreateOptions, derive:
             options.image,
             policy=PullPolicy(options.pull),
             platform=Platform.parse(options.platform) if options.platform else None,
-            tls_verify=options.tls_verify,
-            environ=session.environment,
+            access=access() if access is not None else Access(environ=dict(session.environment)),
             progress=progress,
             derive=derive,
         )

@@ -94,7 +94,6 @@ class CreateOptions(msgspec.Struct, frozen=True, kw_only=True):
     init: bool = False
     platform: str = ""
     pull: str = "missing"
-    tls_verify: bool | None = None
     user_namespace: str = "host"
     stop_signal: int | None = None
     stop_timeout: int = 10

@@ -11,13 +11,12 @@ whole layers, which the next one uses.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from enum import StrEnum
 
 import trio
 
 from rootless.errors import HostError, ImageError, RegistryError
-from rootless.image.auth import Credentials
+from rootless.image.access import Access
 from rootless.image.derive import LayerMaker, for_each_layer
 from rootless.image.lock import FileLock
 from rootless.image.model import Derive, Image, Layer
@@ -64,9 +63,7 @@ async def obtain(
     *,
     policy: PullPolicy = PullPolicy.MISSING,
     platform: Platform | None = None,
-    tls_verify: bool | None = None,
-    credentials: Credentials | None = None,
-    environ: Mapping[str, str] | None = None,
+    access: Access | None = None,
     progress: PullProgress | None = None,
     derive: Derive = Derive.INDEX,
     squash: bool = False,
@@ -97,15 +94,13 @@ async def obtain(
         if local is not None and not _is_name(local, text):
             return local  # an ID: no registry has anything newer
     reference = Reference.parse(text)
-    if local is not None and not await _is_outdated(store, reference, tls_verify, credentials, environ):
+    if local is not None and not await _is_outdated(store, reference, access or Access()):
         return local
     return await pull(
         store,
         reference,
         platform=platform,
-        tls_verify=tls_verify,
-        credentials=credentials,
-        environ=environ,
+        access=access,
         progress=progress,
         derive=derive,
         squash=squash,
@@ -117,29 +112,21 @@ async def pull(
     reference: Reference,
     *,
     platform: Platform | None = None,
-    tls_verify: bool | None = None,
-    credentials: Credentials | None = None,
-    environ: Mapping[str, str] | None = None,
+    access: Access | None = None,
     progress: PullProgress | None = None,
     derive: Derive = Derive.INDEX,
     squash: bool = False,
 ) -> Image:
     """Fetch an image into the store and derive what is asked for.
 
-    `platform` is this machine's by default. `environ` is where proxies and credential files are looked up, by default
-    `os.environ`. `squash`: all files of a tree belong to root (single-ID mode). Raises RegistryError, ImageError,
-    HostError, UsageError.
+    `platform` is this machine's by default. `squash`: all files of a tree belong to root (single-ID mode). Raises
+    RegistryError, ImageError, HostError, UsageError.
     """
     report = progress if progress is not None else Quiet()
     report.message(f"Pulling {reference}")
     try:
         with store.pulling():
-            async with Registry(
-                reference,
-                tls_verify=tls_verify,
-                credentials=credentials,
-                environ=os.environ if environ is None else environ,
-            ) as registry:
+            async with _registry(reference, access or Access()) as registry:
                 return await _pull(store, registry, reference, platform, report, derive, squash)
     except HostError:
         store.collect()  # most likely the disk is full
@@ -261,23 +248,17 @@ async def _fetch_layers(
     await for_each_layer(list(dict.fromkeys(layers)), PARALLEL, one)
 
 
-async def _is_outdated(
-    store: Store,
-    reference: Reference,
-    tls_verify: bool | None,
-    credentials: Credentials | None,
-    environ: Mapping[str, str] | None,
-) -> bool:
+async def _is_outdated(store: Store, reference: Reference, access: Access) -> bool:
     try:
-        async with Registry(
-            reference,
-            tls_verify=tls_verify,
-            credentials=credentials,
-            environ=os.environ if environ is None else environ,
-        ) as registry:
+        async with _registry(reference, access) as registry:
             return await registry.digest(reference.version) != store.source(reference)
     except RegistryError:
         return False
+
+
+def _registry(reference: Reference, access: Access) -> Registry:
+    environ = {**access.environ, **({"REGISTRY_AUTH_FILE": access.authfile} if access.authfile else {})}
+    return Registry(reference, tls_verify=access.tls_verify, credentials=access.credentials, environ=environ)
 
 
 def _is_name(image: Image, text: str) -> bool:

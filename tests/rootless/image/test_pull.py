@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ import trio
 
 from fuse.index import Index
 from rootless.errors import HostError, ImageError, RegistryError, UsageError
+from rootless.image.access import Access
 from rootless.image.auth import Credentials
 from rootless.image.model import Derive, Image
 from rootless.image.progress import Quiet
@@ -51,11 +53,12 @@ def fast_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rootless.image.transport._FIRST_PAUSE", 0.01)
 
 
-ENVIRON = {"HOME": "/nonexistent"}
+ACCESS = Access(environ={"HOME": "/nonexistent"})
 
 
-async def fetch(store: Store, text: str, **options: object) -> Image:
-    return await pull(store, Reference.parse(text), environ=ENVIRON, **options)  # type: ignore[arg-type]
+async def fetch(store: Store, text: str, *, credentials: Credentials | None = None, **options: object) -> Image:
+    access = replace(ACCESS, credentials=credentials)
+    return await pull(store, Reference.parse(text), access=access, **options)  # type: ignore[arg-type]
 
 
 def is_clean(store: Store) -> bool:
@@ -157,11 +160,11 @@ async def test_unknown_names(store: Store, served: str) -> None:
 async def test_policies(store: Store, served: str) -> None:
     name = f"{served}/test/demo:1"
     with pytest.raises(ImageNotFound):
-        await obtain(store, name, policy=PullPolicy.NEVER, environ=ENVIRON)
-    image = await obtain(store, name, environ=ENVIRON)
+        await obtain(store, name, policy=PullPolicy.NEVER, access=ACCESS)
+    image = await obtain(store, name, access=ACCESS)
     for policy in PullPolicy:
-        assert (await obtain(store, name, policy=policy, environ=ENVIRON)).id == image.id
-    assert (await obtain(store, image.short_id, environ=ENVIRON)).id == image.id
+        assert (await obtain(store, name, policy=policy, access=ACCESS)).id == image.id
+    assert (await obtain(store, image.short_id, access=ACCESS)).id == image.id
 
 
 async def test_newer_and_always(store: Store, tmp_path: Path) -> None:
@@ -169,18 +172,18 @@ async def test_newer_and_always(store: Store, tmp_path: Path) -> None:
     layout.image("x", [images.pack(images.tar([images.file("old")]))])
     with fake_registry(layout.path) as fake:
         name = f"{fake.address}/a:x"
-        old = await obtain(store, name, environ=ENVIRON)
+        old = await obtain(store, name, access=ACCESS)
         fake.requests.clear()
-        assert (await obtain(store, name, policy=PullPolicy.NEWER, environ=ENVIRON)).id == old.id
+        assert (await obtain(store, name, policy=PullPolicy.NEWER, access=ACCESS)).id == old.id
         assert [request.method for request in fake.requests if "/manifests/" in request.path] == ["HEAD"]
         layout.manifests.clear()
         layout.image("x", [images.pack(images.tar([images.file("new")]))])
-        assert (await obtain(store, name, environ=ENVIRON)).id == old.id
-        new = await obtain(store, name, policy=PullPolicy.NEWER, environ=ENVIRON)
+        assert (await obtain(store, name, access=ACCESS)).id == old.id
+        new = await obtain(store, name, policy=PullPolicy.NEWER, access=ACCESS)
         assert new.id != old.id and store.resolve(old.id).names == ()
-    assert (await obtain(store, name, policy=PullPolicy.NEWER, environ=ENVIRON)).id == new.id
+    assert (await obtain(store, name, policy=PullPolicy.NEWER, access=ACCESS)).id == new.id
     with pytest.raises(RegistryError, match="connection refused"):
-        await obtain(store, name, policy=PullPolicy.ALWAYS, environ=ENVIRON)
+        await obtain(store, name, policy=PullPolicy.ALWAYS, access=ACCESS)
 
 
 def bcrypt(password: str) -> str:
@@ -204,12 +207,12 @@ async def test_passwords(store: Store, demo: str, tmp_path: Path) -> None:
         await fetch(store, name, credentials=Credentials("user", "secret"))
         auth = {"auths": {address: {"auth": base64.b64encode(b"user:secret").decode()}}}
         (directory / "auth.json").write_text(json.dumps(auth))
-        environ = {"HOME": "/nonexistent", "REGISTRY_AUTH_FILE": str(directory / "auth.json")}
-        await pull(store, Reference.parse(name), environ=environ)
+        access = replace(ACCESS, authfile=str(directory / "auth.json"))
+        await pull(store, Reference.parse(name), access=access)
         auth["auths"][address]["auth"] = base64.b64encode(b"user:old").decode()
         (directory / "auth.json").write_text(json.dumps(auth))
         with pytest.raises(RegistryError, match=r"refused the user name or password from .*auth\.json"):
-            await pull(store, Reference.parse(name), environ=environ)
+            await pull(store, Reference.parse(name), access=access)
 
 
 # one that misbehaves
@@ -559,7 +562,7 @@ def test_killed_in_the_middle(store: Store, demo: str) -> None:
         "from rootless.image.store import Store\n"
         "from rootless.image.pull import pull\n"
         "from rootless.oci.reference import Reference\n"
-        "trio.run(lambda: pull(Store(sys.argv[1]), Reference.parse(sys.argv[2]), environ={}))\n"
+        "trio.run(lambda: pull(Store(sys.argv[1]), Reference.parse(sys.argv[2])))\n"
     )
     with fake_registry(demo) as fake:
         stall = [True]
