@@ -3,112 +3,85 @@
 from __future__ import annotations
 
 import email.utils
-import errno
-import ipaddress
-import os
 import random
-import socket
-import ssl
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
+from types import TracebackType
 
 import httpx
 import trio
 
 from rootless import __version__
 from rootless.errors import RegistryError
+from rootless.image.access import Access
+from rootless.image.certificates import tls_context
+from rootless.image.faults import TooSlow, explain, worth_retrying
+from rootless.image.proxies import Proxies, Routes
 
-ATTEMPTS = 5
+Content = bytes | Callable[[], AsyncGenerator[bytes, None]]
+"""A request's body: bytes, or what gives it anew for each attempt. Its length is then in the header Content-Length."""
+
+_ATTEMPTS = 5
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 60.0
 _REDIRECTS = 8
 _RETRIED = frozenset({408, 429, 500, 502, 503, 504})
 _REDIRECT = frozenset({301, 302, 303, 307, 308})
-TIMEOUT = httpx.Timeout(30.0, connect=15.0)
-"""Seconds for one read, and for a connection."""
+_CONNECT = 15.0
+_STALL = 30.0  # seconds without a byte, and the span over which _FLOOR counts
+_FLOOR = 1024  # bytes a second; below that a transfer is as good as dead
+_ANSWER = 120.0  # seconds until the head of an answer, however slowly it trickles
+_SECRETS = frozenset({"authorization", "cookie"})
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Where a registry answers: `scheme://host[:port]`."""
+class Patience:
+    """How often a request is made, and how long the pauses are: in seconds, None for pauses that double."""
 
-    scheme: str
-    authority: str
+    attempts: int
+    delay: float | None = None
 
-    @property
-    def url(self) -> str:
-        return f"{self.scheme}://{self.authority}"
+    @classmethod
+    def of(cls, access: Access) -> Patience:
+        """What --retry and --retry-delay say."""
+        return cls(_ATTEMPTS if access.retries is None else access.retries + 1, access.retry_delay)
 
-    @property
-    def host(self) -> str:
-        """The host without its port."""
-        return host_of(self.authority)
-
-
-def host_of(authority: str) -> str:
-    """`host` of `host:port`, an IPv6 address without brackets."""
-    if authority.startswith("["):
-        return authority[1:].partition("]")[0]
-    return authority.partition(":")[0]
-
-
-def is_loopback(authority: str) -> bool:
-    """Whether Docker treats the registry as local, so that it may speak plain HTTP: localhost, 127.0.0.0/8, ::1."""
-    host = host_of(authority)
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def tls_context(authority: str, *, verify: bool, environ: Mapping[str, str]) -> ssl.SSLContext:
-    """The system's certificate authorities, and those that containers-certs.d(5) names for this registry."""
-    if not verify:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-        return context
-    context = ssl.create_default_context()
-    home = environ.get("HOME", "")
-    for parent in (os.path.join(home, ".config/containers/certs.d"), "/etc/containers/certs.d", "/etc/docker/certs.d"):
-        directory = os.path.join(parent, authority)
-        if os.path.isdir(directory):
-            for name in sorted(os.listdir(directory)):
-                if name.endswith(".crt"):
-                    try:
-                        context.load_verify_locations(os.path.join(directory, name))
-                    except (OSError, ssl.SSLError) as error:
-                        raise RegistryError(f"cannot use the certificate {directory}/{name}: {error}") from error
-    return context
+    def pause(self, attempt: int) -> float:
+        """Seconds before the next attempt after the `attempt`th, spread so that many clients do not come at once."""
+        first = _FIRST_PAUSE if self.delay is None else self.delay
+        factor = 2 ** min(attempt - 1, 10) if self.delay is None else 1
+        return float(min(first * factor, max(first, _LONGEST_PAUSE)) * random.uniform(0.75, 1.25))
 
 
 class Transport:
     """Requests to one registry and to where it redirects. An async context manager.
 
-    `request` raises RegistryError once it has given up: connections and answers that may get better are tried again,
-    with Retry-After respected, the others at once.
+    `registry` is the name that certificates are kept under. `request` raises RegistryError once it has given up:
+    connections and answers that may get better are tried again, with Retry-After respected, the others at once.
     """
 
-    def __init__(self, authority: str, *, verify: bool, environ: Mapping[str, str]) -> None:
+    def __init__(self, registry: str, access: Access, *, verify: bool) -> None:
+        self.patience = Patience.of(access)
         self._verify = verify
+        context = tls_context(registry, verify=verify, environ=access.environ, cert_dir=access.cert_dir)
+        limits = httpx.Limits(max_connections=16, max_keepalive_connections=8)
+        self._routes = Routes(Proxies(access.environ), context, limits)
         self._client = httpx.AsyncClient(
-            verify=tls_context(authority, verify=verify, environ=environ),
-            timeout=TIMEOUT,
-            trust_env=not is_loopback(authority),
+            transport=self._routes,
+            trust_env=False,
             # Blobs are verified as they are stored: no transfer compression.
             headers={"User-Agent": f"rcontain/{__version__}", "Accept-Encoding": "identity"},
-            limits=httpx.Limits(max_connections=16, max_keepalive_connections=8),
         )
 
     async def __aenter__(self) -> Transport:
         await self._client.__aenter__()
         return self
 
-    async def __aexit__(self, *details: object) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + 2):
             await self._client.aclose()
 
@@ -119,34 +92,42 @@ class Transport:
         url: str,
         *,
         headers: Mapping[str, str] | None = None,
-        data: Mapping[str, str] | None = None,
-        attempts: int = ATTEMPTS,
-        limits: httpx.Timeout = TIMEOUT,
+        form: Mapping[str, str] | None = None,
+        content: Content | None = None,
+        attempts: int | None = None,
+        limits: httpx.Timeout | None = None,
     ) -> AsyncIterator[httpx.Response]:
-        """One answer, with its body still to be read; any status, once those worth another attempt were given one."""
-        response = await self._patiently(method, url, dict(headers or {}), data, attempts, limits)
+        """One answer, with its body still to be read; any status, once those worth another attempt were given one.
+
+        `form` is for secrets: it goes to the origin of `url` and nowhere else. `attempts` is instead of what the flags
+        say. `limits` are by default those of httpx with our seconds for a connection and for silence.
+        """
+        wanted = _Wanted(
+            method, url, dict(headers or {}), form, content, limits or httpx.Timeout(_STALL, connect=_CONNECT)
+        )
+        response = await self._patiently(wanted, attempts or self.patience.attempts)
         try:
             yield response
         finally:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + 2):
                 await response.aclose()
 
-    async def _patiently(
-        self,
-        method: str,
-        url: str,
-        headers: dict[str, str],
-        data: Mapping[str, str] | None,
-        attempts: int,
-        limits: httpx.Timeout,
-    ) -> httpx.Response:
+    def explain(self, error: Exception, url: str) -> str:
+        """The sentence for an exchange that failed."""
+        try:
+            proxy = self._routes.named(httpx.URL(url))
+        except httpx.InvalidURL:
+            proxy = None
+        return explain(error, url, proxy)
+
+    async def _patiently(self, wanted: _Wanted, attempts: int) -> httpx.Response:
         for attempt in range(1, attempts + 1):
             try:
-                response = await self._follow(method, url, headers, data, limits)
+                response = await self._follow(wanted)
             except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
                 if attempt == attempts or not worth_retrying(error):
-                    raise RegistryError(explain(error, url)) from error
-                await trio.sleep(pause(attempt))
+                    raise RegistryError(self.explain(error, wanted.url)) from error
+                await trio.sleep(self.patience.pause(attempt))
                 continue
             if response.status_code not in _RETRIED or attempt == attempts:
                 return response
@@ -154,18 +135,15 @@ class Transport:
             if wait is not None and wait > _LONGEST_PAUSE:
                 return response
             await response.aclose()
-            await trio.sleep(pause(attempt) if wait is None else wait)
+            await trio.sleep(self.patience.pause(attempt) if wait is None else wait)
         raise AssertionError("the last attempt returns or raises")
 
-    async def _follow(
-        self, method: str, url: str, headers: dict[str, str], data: Mapping[str, str] | None, limits: httpx.Timeout
-    ) -> httpx.Response:
-        """Send, and follow redirects. Authorization goes to the first host only (RFC 9110 section 15.4)."""
-        target = httpx.URL(url)
+    async def _follow(self, wanted: _Wanted) -> httpx.Response:
+        """Send, and follow redirects (RFC 9110 section 15.4). Authorization goes to the first origin only."""
+        target = httpx.URL(wanted.url)
         origin = target
         for _ in range(_REDIRECTS):
-            request = self._client.build_request(method, target, headers=headers, data=data, timeout=limits)
-            response = await self._client.send(request, stream=True, follow_redirects=False)
+            response = await self._send(wanted, target)
             location = response.headers.get("location")
             if response.status_code not in _REDIRECT or not location:
                 return response
@@ -175,18 +153,68 @@ class Transport:
                 raise httpx.UnsupportedProtocol(f"redirected to {target.scheme}")
             if origin.scheme == "https" and target.scheme == "http" and self._verify:
                 raise httpx.UnsupportedProtocol("redirected from https to plain http")
+            if response.status_code in (301, 302, 303) and wanted.method not in ("GET", "HEAD"):
+                wanted = wanted.as_get()
             if (target.scheme, target.host, target.port) != (origin.scheme, origin.host, origin.port):
-                if data is not None:  # it has a secret in it
+                if wanted.form is not None:
                     raise httpx.UnsupportedProtocol(f"redirected to {target.host} with what is for {origin.host} only")
-                headers = {
-                    key: value for key, value in headers.items() if key.lower() not in ("authorization", "cookie")
-                }
+                wanted = wanted.without_secrets()
         raise httpx.TooManyRedirects(f"more than {_REDIRECTS} redirects")
 
+    async def _send(self, wanted: _Wanted, target: httpx.URL) -> httpx.Response:
+        if callable(wanted.content):
+            async with aclosing(wanted.content()) as body:
+                return await self._client.send(self._built(wanted, target, body), stream=True)
+        request = self._built(wanted, target, wanted.content)
+        with trio.move_on_after(_ANSWER):
+            return await self._client.send(request, stream=True)
+        raise httpx.ReadTimeout(f"no answer within {_ANSWER:.0f} seconds", request=request)
 
-def pause(attempt: int) -> float:
-    """Seconds before the next attempt: doubled each time, and spread so that many clients do not come back at once."""
-    return float(_FIRST_PAUSE * 2 ** (attempt - 1) * random.uniform(0.75, 1.25))
+    def _built(
+        self, wanted: _Wanted, target: httpx.URL, content: bytes | AsyncGenerator[bytes, None] | None
+    ) -> httpx.Request:
+        return self._client.build_request(
+            wanted.method, target, headers=wanted.headers, data=wanted.form, content=content, timeout=wanted.limits
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """A request as it is made again and again."""
+
+    method: str
+    url: str
+    headers: Mapping[str, str]
+    form: Mapping[str, str] | None
+    content: Content | None
+    limits: httpx.Timeout
+
+    def as_get(self) -> _Wanted:
+        headers = {name: value for name, value in self.headers.items() if not name.lower().startswith("content-")}
+        return _Wanted("GET", self.url, headers, None, None, self.limits)
+
+    def without_secrets(self) -> _Wanted:
+        headers = {name: value for name, value in self.headers.items() if name.lower() not in _SECRETS}
+        return _Wanted(self.method, self.url, headers, self.form, self.content, self.limits)
+
+
+async def steadily(response: httpx.Response, *, decoded: bool = False) -> AsyncGenerator[bytes, None]:
+    """The bytes of an answer. Raises TooSlow where they only trickle; the time that the caller takes does not count."""
+    waited, received = 0.0, 0
+    async with aclosing(response.aiter_bytes() if decoded else response.aiter_raw()) as chunks:  # type: ignore[type-var]
+        while True:
+            before = trio.current_time()
+            try:
+                chunk = await anext(chunks)
+            except StopAsyncIteration:
+                return
+            waited += trio.current_time() - before
+            received += len(chunk)
+            if waited >= _STALL:
+                if received < _FLOOR * waited:
+                    raise TooSlow(f"{received} bytes in {waited:.0f} seconds", request=response.request)
+                waited, received = 0.0, 0
+            yield chunk
 
 
 def retry_after(value: str | None, now: float) -> float | None:
@@ -199,76 +227,3 @@ def retry_after(value: str | None, now: float) -> float | None:
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - now)
     except (ValueError, TypeError):
         return None
-
-
-def worth_retrying(error: Exception) -> bool:
-    """Whether the same request may succeed in a moment: not after a refusal, an unknown host or a bad certificate."""
-    cause = _cause(error)
-    if isinstance(cause, (socket.gaierror, ssl.SSLError)) or _errno(cause) == errno.ECONNREFUSED:
-        return False
-    return isinstance(error, (httpx.TransportError, OSError)) and not isinstance(
-        error, (httpx.UnsupportedProtocol, httpx.ConnectTimeout, httpx.LocalProtocolError)
-    )
-
-
-def explain(error: Exception, url: str) -> str:
-    """The sentence for a failed request."""
-    target = httpx.URL(url)
-    where = f"{target.host}:{target.port}" if target.port else target.host
-    cause = _cause(error)
-    if isinstance(cause, socket.gaierror):
-        reason = f"cannot find the registry {where}: the host name is unknown ({cause.strerror})"
-    elif isinstance(cause, ssl.SSLCertVerificationError):
-        reason = (
-            f"the certificate of {where} cannot be trusted: {cause.verify_message}; "
-            "add its authority to ~/.config/containers/certs.d, or use --tls-verify=false"
-        )
-    elif isinstance(cause, ssl.SSLError):
-        reason = (
-            f"{where} does not speak TLS as expected ({cause.reason or cause}); for plain HTTP use --tls-verify=false"
-        )
-    elif _errno(cause) == errno.ECONNREFUSED:
-        reason = f"cannot reach the registry {where}: connection refused; is it running there?"
-    elif isinstance(error, httpx.TimeoutException):
-        reason = f"the registry {where} did not answer in time"
-    elif isinstance(error, httpx.ConnectError):
-        reason = f"cannot reach the registry {where}: {_reason(cause)}"
-    elif isinstance(error, httpx.InvalidURL):
-        reason = f"{url[:200]!r} is not a usable address: {error}"
-    elif isinstance(error, httpx.RemoteProtocolError) and "peer closed connection without" in str(error):
-        reason = f"the registry {where} closed the connection in the middle of an answer"
-    elif isinstance(error, httpx.RemoteProtocolError):
-        reason = f"{where} does not answer as a web server ({error}); is it a registry?"
-    else:
-        reason = f"the exchange with {where} failed: {_reason(cause)}"
-    return reason
-
-
-def _cause(error: BaseException) -> BaseException:
-    """The innermost cause that says most: httpx and httpcore wrap what the socket raised."""
-    seen: set[int] = set()
-    best: BaseException = error
-    current: BaseException | None = error
-    while current is not None and id(current) not in seen:
-        seen.add(id(current))
-        if isinstance(current, (OSError, ssl.SSLError)):
-            best = current
-        if isinstance(current, BaseExceptionGroup) and current.exceptions:
-            current = current.exceptions[0]
-        else:
-            current = current.__cause__ or current.__context__
-    return best
-
-
-def _errno(error: BaseException) -> int | None:
-    if isinstance(error, OSError):
-        if error.errno is None and "refused" in str(error).lower():
-            return errno.ECONNREFUSED
-        return error.errno
-    return None
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return str(error) or type(error).__name__

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from rootless.errors import RegistryError
+from rootless.image.proxies import host_of, is_loopback
 from rootless.image.registry import Registry
-from rootless.image.transport import is_loopback, pause, retry_after
+from rootless.image.transport import Patience, retry_after
 from rootless.oci.reference import Reference
 from tests.kit import images
 from tests.kit.registry import FakeRegistry, fake_registry
@@ -74,14 +75,14 @@ async def test_plain_http_where_tls_is_wanted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("authority", ["localhost", "localhost:5000", "127.0.0.1", "127.8.9.10:80", "[::1]:5000"])
 def test_loopback(authority: str) -> None:
-    assert is_loopback(authority)
+    assert is_loopback(host_of(authority))
 
 
 @pytest.mark.parametrize(
     "authority", ["example.com", "10.0.0.1:5000", "localhost.example.com", "[fe80::1]:5000", "1270.0.0.1"]
 )
 def test_not_loopback(authority: str) -> None:
-    assert not is_loopback(authority)
+    assert not is_loopback(host_of(authority))
 
 
 def test_retry_after() -> None:
@@ -96,4 +97,7 @@ def test_retry_after() -> None:
 
 
 def test_pauses_grow() -> None:
-    assert pause(1) < pause(3) < pause(5) < 20
+    patience = Patience(5)
+    assert patience.pause(1) < patience.pause(3) < patience.pause(5) < 20
+    assert patience.pause(50) < 100
+    assert 1.4 < Patience(3, 2.0).pause(3) < 2.6
