@@ -7,7 +7,7 @@ import struct
 import zlib
 
 from fuse.entry import Entry
-from fuse.errors import LayerError
+from fuse.errors import LayerError, LinkToNothing
 from fuse.indexformat import (
     EXTENT,
     HEADER,
@@ -88,7 +88,8 @@ class IndexWriter:
     names are AUFS's own and are dropped. A deleted name that the layer has itself hides what is below: a directory
     becomes opaque.
 
-    LayerError for what no file system can hold: a name of more than 255 bytes, "..", NUL, a hard link to nothing.
+    LayerError for what no file system can hold: a name of more than 255 bytes, "..", NUL. LinkToNothing for a hard link
+    whose target is not there yet; it changes nothing, and may be added again later.
     """
 
     def __init__(self) -> None:
@@ -278,7 +279,7 @@ class IndexWriter:
             where = self._existing(parts)
             target = where.children.get(text) if where is not None and where.children is not None else None
         if target is None:
-            raise LayerError(f"hard link {entry.path!r} in a layer leads to {entry.hardlink!r}, which is not there")
+            raise LinkToNothing(f"hard link {entry.path!r} in a layer leads to {entry.hardlink!r}, which is not there")
         if target.children is not None:
             raise LayerError(f"hard link {entry.path!r} in a layer leads to a directory")
         return target.inode

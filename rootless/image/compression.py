@@ -1,7 +1,7 @@
 """Decompressing layers as a stream, with limits against decompression bombs.
 
-gzip (RFC 1952, any number of members) through ISA-L; zstd (RFC 8878, any number of frames) with a window of at most
-128 MiB.
+gzip (RFC 1952, any number of members) through ISA-L; what follows the last member is ignored with a note, as gzip(1)
+does. zstd (RFC 8878, any number of frames) with a window of at most 128 MiB.
 """
 
 from __future__ import annotations
@@ -24,11 +24,16 @@ _RATIO = 1100
 """DEFLATE cannot exceed 1032:1. What zstd claims beyond that, after the first 64 MiB, is a bomb and not a layer."""
 _WINDOW_MAX = 1 << 27
 _SMALL_STEP = 16 << 10
+_GZIP_MAGIC = b"\x1f\x8b"
+_IGNORED = "what follows the end of its gzip stream was ignored"
 _PIECE = 256 << 10
 
 
 class Decompressor(Protocol):
     """Bytes of a blob in, bytes of the tar out."""
+
+    notes: list[str]
+    """What was odd about the blob, and did not matter."""
 
     def feed(self, chunk: bytes) -> Iterator[bytes]:
         """What comes out for `chunk`, in pieces. Raises ImageError."""
@@ -67,6 +72,9 @@ class _Budget:
 
 
 class _Plain:
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
     def feed(self, chunk: bytes) -> Iterator[bytes]:
         yield chunk
 
@@ -78,14 +86,36 @@ class _Gzip:
     """After the first member of several the input is cut small: what follows a member is copied for the next one."""
 
     def __init__(self) -> None:
+        self.notes: list[str] = []
         self._budget = _Budget()
         self._stream = isal_zlib.decompressobj(wbits=31)
         self._step = CHUNK
+        self._held = b""  # after a member: the first byte of what may be the next one's magic number
+        self._padded = False
+        self._over = False
 
     def feed(self, chunk: bytes) -> Iterator[bytes]:
         return _gathered(self._pieces(chunk))
 
+    def _begins_member(self, data: bytes) -> bool:
+        """Whether another member comes after the last one: not after padding, and not with what is no gzip."""
+        if self._over:
+            return False
+        if not data.strip(b"\0"):
+            self._padded = True
+            return False
+        if data == _GZIP_MAGIC[:1] and not self._padded:
+            self._held = data
+            return False
+        if self._padded or not data.startswith(_GZIP_MAGIC):
+            self._over = True
+            self.notes.append(_IGNORED)
+            return False
+        return True
+
     def _pieces(self, chunk: bytes) -> Iterator[bytes]:
+        if self._held:
+            chunk, self._held = self._held + chunk, b""
         position = 0
         while position < len(chunk):
             data = chunk[position : position + self._step]
@@ -93,8 +123,8 @@ class _Gzip:
             self._budget.consume(len(data))
             while data:
                 if self._stream.eof:
-                    if not data.strip(b"\0"):
-                        break  # padding after the last member, which gzip(1) ignores too
+                    if not self._begins_member(data):
+                        break
                     self._stream = isal_zlib.decompressobj(wbits=31)
                     self._step = _SMALL_STEP
                 try:
@@ -110,18 +140,21 @@ class _Gzip:
                     yield piece
 
     def close(self) -> None:
+        if self._held:
+            self._over, self._held = True, b""
+            self.notes.append(_IGNORED)
         if not self._stream.eof:
             raise ImageError("a layer's gzip stream is cut off")
 
 
 class _Zstd:
     """The binding has no bound on what one call gives out, so it is called with little: four bytes make at most a
-    block of
-    128 KiB, and thus one call at most 128 MiB."""
+    block of 128 KiB, and thus one call at most 128 MiB."""
 
     _STEP = 4096
 
     def __init__(self) -> None:
+        self.notes: list[str] = []
         self._budget = _Budget()
         self._context = zstandard.ZstdDecompressor(max_window_size=_WINDOW_MAX)
         self._stream = self._context.decompressobj()

@@ -17,6 +17,7 @@ import os
 import stat
 
 from rootless.errors import HostError, ImageError
+from rootless.image.earlylinks import LinkToNothing
 from rootless.image.removal import remove_tree
 from rootless.image.syscalls import syncfs
 from rootless.oci.tar import TarEntry
@@ -54,7 +55,8 @@ class TreeExtractor:
     """Writes entries and their data below `path`, a new directory that it makes.
 
     With `squash`, everything belongs to root of the namespace (single-ID mode). Raises ImageError for what the
-    archive does wrong and HostError for what this machine cannot do. The caller renames the finished tree into place.
+    archive does wrong, LinkToNothing for a hard link whose target is not there (it may be added again later), and
+    HostError for what this machine cannot do. The caller renames the finished tree into place.
     """
 
     def __init__(self, path: str, *, squash: bool = False) -> None:
@@ -203,7 +205,7 @@ class TreeExtractor:
         try:
             source = self._open_directory(directory)
         except OSError:
-            raise ImageError(f"{shown}, which is not there") from None
+            raise LinkToNothing(f"{shown}, which is not there") from None
         try:
             found = os.stat(target, dir_fd=source, follow_symlinks=False) if target else None
             if found is None or stat.S_ISDIR(found.st_mode):
@@ -221,7 +223,7 @@ class TreeExtractor:
             self._clear(parent, name, where)
             os.link(target, name, src_dir_fd=source, dst_dir_fd=parent, follow_symlinks=False)
         except FileNotFoundError:
-            raise ImageError(f"{shown}, which is not there") from None
+            raise LinkToNothing(f"{shown}, which is not there") from None
         finally:
             os.close(source)
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 import stat
 
+from fuse import errors
 from fuse.entry import Entry
 from fuse.errors import LayerError
 from fuse.indexwriter import IndexWriter
 from rootless.errors import HostError, ImageError
+from rootless.image.earlylinks import LinkToNothing
 from rootless.oci.tar import TarEntry
 
 
 class LayerIndex:
-    """Collects entries in archive order; `write` makes the file. Raises ImageError for what no file system can hold."""
+    """Collects entries in archive order; `write` makes the file. Raises ImageError for what no file system can hold,
+    LinkToNothing for a hard link without its target.
+    """
 
     def __init__(self) -> None:
         self._writer = IndexWriter()
@@ -37,6 +41,8 @@ class LayerIndex:
                     extents=entry.extents,
                 )
             )
+        except errors.LinkToNothing as error:
+            raise LinkToNothing(f"a layer is malformed: {error}") from error
         except LayerError as error:
             raise ImageError(f"a layer is malformed: {error}") from error
 

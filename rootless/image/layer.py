@@ -18,6 +18,7 @@ from fuse.frames import FramesWriter
 from rootless.errors import HostError, ImageError
 from rootless.image.blobs import BlobWriter
 from rootless.image.compression import decompressor
+from rootless.image.earlylinks import EarlyLinks
 from rootless.image.extract import TreeExtractor
 from rootless.image.index import LayerIndex
 from rootless.image.lane import Lane
@@ -50,6 +51,7 @@ class LayerSink:
         self._frames: FramesWriter | None = None
         self._tree: TreeExtractor | None = None
         self._parser: TarParser | None = None
+        self._entries = EarlyLinks(self._add)
         self._diff = layer.diff_id.hasher()
         self._unpacked = decompressor(layer.compression)
         with ExitStack() as stack:
@@ -91,9 +93,11 @@ class LayerSink:
         if self._blob is not None:
             self._blob.verify()
         self._unpacked.close()
+        self.notes += self._unpacked.notes
         self._lane.drain()
         if self._parser is not None:
             self._parser.close()
+            self._entries.finish()
         found = self._diff.hexdigest()
         if found != self._layer.diff_id.hex:
             raise ImageError(
@@ -114,12 +118,15 @@ class LayerSink:
     def _take(self, events: list[TarEntry | memoryview]) -> None:
         for event in events:
             if isinstance(event, TarEntry):
-                if self._index is not None:
-                    self._index.add(event)
-                if self._tree is not None:
-                    self._tree.add(event)
+                self._entries.add(event)
             elif self._tree is not None:
                 self._tree.write(event)
+
+    def _add(self, entry: TarEntry) -> None:
+        if self._index is not None:
+            self._index.add(entry)
+        if self._tree is not None:
+            self._tree.add(entry)
 
     def _finish_index(self, index: LayerIndex) -> None:
         """The index last: where it is, the frames are."""

@@ -44,13 +44,34 @@ def test_members_in_any_steps(compression: Compression, parts: list[tuple[bytes,
 @pytest.mark.parametrize("compression", [Compression.GZIP, Compression.ZSTD])
 def test_damage(compression: Compression) -> None:
     packed = PACK[compression](bytes(range(256)) * 500)
-    for bad in (packed[:-1], packed[: len(packed) // 2], b"x" * 100, packed + b"trailing garbage"):
+    truncated = [packed[:-1], packed[: len(packed) // 2]]
+    after = packed + (b"\x1f\x8b damage" if compression is Compression.GZIP else b"trailing garbage")
+    for bad in (*truncated, b"x" * 100, after):
         with pytest.raises(ImageError, match=r"gzip|zstd"):
             unpack(compression, bad)
 
 
 def test_zero_padding_after_gzip_is_ignored() -> None:
     assert unpack(Compression.GZIP, gzip.compress(b"a") + bytes(1000)) == b"a"
+
+
+@pytest.mark.parametrize("step", [1, 3, 1 << 20])
+@pytest.mark.parametrize("trailing", [b"garbage", b"\x1f", b"\x1fx", bytes(30) + gzip.compress(b"b"), b"\0x"])
+def test_what_follows_gzip_is_ignored_with_a_note(trailing: bytes, step: int) -> None:
+    """As gzip(1), Docker's unpigz and so most of the world does."""
+    packed = gzip.compress(b"a") + gzip.compress(b"A") + trailing
+    stream = decompressor(Compression.GZIP)
+    pieces = [piece for at in range(0, len(packed), step) for piece in stream.feed(packed[at : at + step])]
+    stream.close()
+    assert b"".join(pieces) == b"aA"
+    assert stream.notes == ["what follows the end of its gzip stream was ignored"]
+
+
+def test_zstd_with_skippable_frames() -> None:
+    """As zstd:chunked layers and seekable files have them, first, last and between."""
+    skippable = b"\x50\x2a\x4d\x18\x05\0\0\0hello"
+    packed = skippable + zstandard.compress(b"a" * 100) + skippable + zstandard.compress(b"b") + skippable
+    assert unpack(Compression.ZSTD, packed, 7) == b"a" * 100 + b"b"
 
 
 def test_very_many_members() -> None:
