@@ -8,7 +8,7 @@ from enum import Flag, auto
 
 from rootless.errors import ImageError
 from rootless.oci.digest import Digest
-from rootless.oci.documents import ImageConfig, Manifest
+from rootless.oci.documents import ImageConfig, Index, Manifest
 from rootless.oci.mediatype import Compression, layer_compression
 
 
@@ -73,3 +73,28 @@ class Image:
 
     def __repr__(self) -> str:
         return f"<Image {self.short_id} {' '.join(self.names) or '(no name)'}>"
+
+
+@dataclass(frozen=True, slots=True)
+class ImageList:
+    """A list of images for several platforms (OCI: image index) in the store, as of one moment."""
+
+    names: tuple[str, ...]
+    """Complete references."""
+    repo_digests: tuple[str, ...]
+    """`repository@digest` under which registries have it."""
+    digest: Digest
+    media_type: str
+    index: Index
+    size: int
+    """Bytes of the list itself."""
+
+    @property
+    def id(self) -> str:
+        """The digits of the digest: a list has no configuration."""
+        return self.digest.hex
+
+    @property
+    def short_id(self) -> str:
+        """The first twelve digits of the id."""
+        return self.id[:12]

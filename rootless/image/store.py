@@ -1,9 +1,9 @@
 """The image store: an OCI image layout, and what is derived from its layers.
 
-    oci-layout, index.json, blobs/<algorithm>/<hex>     OCI image-spec, `image-layout.md`; skopeo, umoci and crane
-    read it layers/<diffid>/index, frames, tree/                derived; each appears by a rename when it is complete
-    lock                                                held exclusively while index.json changes tmp/
-    workspaces
+    oci-layout, index.json, blobs/<algorithm>/<hex>     OCI image-spec, `image-layout.md`; skopeo, umoci, crane read it
+    layers/<diffid>/index, frames, tree/                derived; each appears by a rename when it is complete
+    lock                                                held exclusively while index.json changes
+    tmp/                                                workspaces
 
 Readers take no lock: index.json changes by rename. Documents are verified whenever they are read, layers when they
 are stored.
@@ -13,38 +13,26 @@ from __future__ import annotations
 
 import errno
 import os
-import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from rootless.errors import HostError, ImageError, UsageError
 from rootless.image.blobs import Blobs
 from rootless.image.catalog import Catalog
+from rootless.image.garbage import Garbage, Later
 from rootless.image.lock import FileLock
-from rootless.image.model import Image, Layer
-from rootless.image.removal import remove_tree
+from rootless.image.lookup import Damaged, Found, ImageNotFound, Lookup, host_platform, pair_layers
+from rootless.image.model import Image, ImageList, Layer
 from rootless.image.workspace import Workspace, sweep
 from rootless.oci.digest import Digest
-from rootless.oci.documents import (
-    CONFIG_MAX,
-    MANIFEST_MAX,
-    Document,
-    ImageConfig,
-    Index,
-    Manifest,
-    parse_config,
-    parse_manifest,
-)
-from rootless.oci.mediatype import Compression, MediaType
+from rootless.oci.documents import Document, Index, Manifest, parse_manifest
+from rootless.oci.mediatype import Compression
 from rootless.oci.reference import Reference
 
+__all__ = ["Damaged", "ImageNotFound", "Removed", "Store", "pair_layers"]
+
 _LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
-_ID = re.compile(r"(sha256:)?([0-9a-f]{1,64})")
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
-
-
-class ImageNotFound(UsageError):
-    """No image in the store has this name or ID."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +47,6 @@ class Removed:
     """Bytes of blobs that are gone."""
 
 
-@dataclass(frozen=True, slots=True)
-class Damaged:
-    """An image in index.json whose blobs are missing or wrong. Its names hold; `remove` takes it, `pull` repairs it."""
-
-    digest: Digest
-    names: tuple[str, ...]
-    reason: str
-
-
 class Store:
     """The store in one directory. Cheap to make; `prepare` creates it on disk."""
 
@@ -75,6 +54,7 @@ class Store:
         self.path = path
         self.tmp = os.path.join(path, "tmp")
         self.blobs = Blobs(os.path.join(path, "blobs"), self.tmp)
+        self._garbage = Garbage(path, self.tmp, self.blobs)
         self._index_path = os.path.join(path, "index.json")
 
     def prepare(self) -> None:
@@ -98,17 +78,20 @@ class Store:
         """A shared lock to hold during a pull: blobs that no image needs yet are not collected meanwhile."""
         return FileLock(os.path.join(self.tmp, "pull.lock"), shared=True)
 
-    def collect(self) -> int:
+    def collect(self, later: Later | None = None) -> int:
         """Remove blobs and derived layers that no image needs: what failed pulls left. Returns the bytes freed.
 
-        Does nothing while an image is being pulled.
+        Does nothing while an image is being pulled. What takes time is handed to `later`.
         """
         alone = FileLock(os.path.join(self.tmp, "pull.lock"))
         if not alone.acquire(wait=False):
             return 0
         try:
             with self._lock():
-                return self._collect(self._catalog())
+                lookup = self.lookup()
+                blobs, layers = lookup.needs(lookup.catalog.digests)
+                stray = [digest for digest in self.blobs.all() if digest not in blobs]
+                return self._garbage.discard(stray, set(os.listdir(os.path.join(self.path, "layers"))) - layers, later)
         finally:
             alone.unlink()
             alone.release()
@@ -154,29 +137,55 @@ class Store:
 
     # reading
 
+    def lookup(self) -> Lookup:
+        """What index.json says now."""
+        return Lookup(self.blobs, self._catalog())
+
     def images(self) -> list[Image]:
         """Every complete image, newest first; damaged ones are left out."""
-        found = [image for image in self._load_all(self._catalog()) if isinstance(image, Image)]
+        found = [image for image in self.lookup().load_all() if isinstance(image, Image)]
         return sorted(found, key=lambda image: image.created.timestamp() if image.created else 0.0, reverse=True)
+
+    def indexes(self) -> list[ImageList]:
+        """Every list of images."""
+        return [one for one in self.lookup().load_all() if isinstance(one, ImageList)]
 
     def damaged(self) -> list[Damaged]:
         """Images whose blobs are missing or wrong."""
-        return [image for image in self._load_all(self._catalog()) if isinstance(image, Damaged)]
+        return [image for image in self.lookup().load_all() if isinstance(image, Damaged)]
 
     def resolve(self, text: str) -> Image:
         """The image that `text` names: a reference, a short name, an ID or the beginning of one, a digest.
 
-        A name wins over an ID. Raises ImageNotFound, UsageError for an ambiguous ID or a malformed name, ImageError for
-        a damaged image.
+        A name wins over an ID. A list means its image for this platform. Raises ImageNotFound, UsageError for an
+        ambiguous ID or a malformed name, ImageError for a damaged image.
         """
-        image, _ = self._find(text, self._catalog())
-        return _intact(image, text)
+        lookup = self.lookup()
+        found, _ = lookup.find(text)
+        image = _image_of(found, lookup, text)
+        if image is None:
+            raise ImageNotFound(
+                f"the list {text!r} has no image for {host_platform()} in the store", hint="`rcontain pull` fetches it"
+            )
+        return image
+
+    def resolve_index(self, text: str) -> ImageList:
+        """The list that `text` names: by name, or by the beginning of its digest. Raises what `resolve` does."""
+        found, _ = self.lookup().find(text)
+        if isinstance(found, Damaged):
+            raise ImageError(f"image {text} is damaged: {found.reason}", hint="pull it again")
+        if not isinstance(found, ImageList):
+            raise ImageNotFound(f"{text} is an image, not a list of images")
+        return found
 
     def find(self, reference: Reference) -> Image | None:
-        """The image with exactly this name, or this digest in this repository. Raises ImageError if it is damaged."""
-        catalog = self._catalog()
-        entry = catalog.find(reference)
-        return _intact(self._load(entry.digest, catalog), str(reference)) if entry else None
+        """The image with exactly this name, or this digest in this repository; of a list, its image for this platform.
+
+        Raises ImageError if it is damaged.
+        """
+        lookup = self.lookup()
+        entry = lookup.catalog.find(reference)
+        return _image_of(lookup.load(entry.digest), lookup, str(reference)) if entry else None
 
     def source(self, reference: Reference) -> Digest | None:
         """The digest that the registry answered with when `reference` was last pulled."""
@@ -201,18 +210,46 @@ class Store:
         descriptor = manifest.descriptor()
         self.blobs.put(manifest.raw, descriptor.digest)
         with self._lock():
-            if not self._is_complete(descriptor.digest, parsed):
+            lookup = self.lookup()
+            if not lookup.is_complete(descriptor.digest, parsed):
                 return None
-            catalog = self._catalog()
+            catalog = lookup.catalog
             if reference is None:
                 catalog = catalog.with_nameless(descriptor)
             else:
                 name = reference if reference.digest is None else reference.with_digest(reference.digest)
                 catalog = catalog.with_name(descriptor, str(name), f"{reference.name}@{source or descriptor.digest}")
             self._replace(self._index_path, catalog.to_bytes())
-        return _intact(self._load(descriptor.digest, catalog), str(reference or descriptor.digest))
+        lookup = Lookup(self.blobs, catalog)
+        return _image_of(lookup.load(descriptor.digest), lookup, str(reference or descriptor.digest))
 
-    def tag(self, image: Image, reference: Reference) -> None:
+    def add_index(
+        self, document: Document, *, reference: Reference | None = None, source: Digest | None = None
+    ) -> ImageList:
+        """Record a list of images under `reference`, which whoever had it before loses.
+
+        Its images need not be here; those that are, by their manifests and blobs, are kept for as long as the list is.
+        `source` is the digest of what a registry answered with. Raises ImageError for what is no list.
+        """
+        if not isinstance(parse_manifest(document), Index):
+            raise ImageError("the manifest of one image was given where a list of images was expected")
+        descriptor = document.descriptor()
+        with self.pulling():  # not collected before it has its entry
+            self.blobs.put(document.raw, descriptor.digest)
+            with self._lock():
+                catalog = self._catalog()
+                if reference is None:
+                    catalog = catalog.with_nameless(descriptor)
+                else:
+                    origin = f"{reference.name}@{source}" if source else None
+                    catalog = catalog.with_name(descriptor, str(reference), origin)
+                self._replace(self._index_path, catalog.to_bytes())
+        found = Lookup(self.blobs, catalog).load(descriptor.digest)
+        if not isinstance(found, ImageList):
+            raise ImageError(f"the list {reference or descriptor.digest} could not be read back")
+        return found
+
+    def tag(self, image: Image | ImageList, reference: Reference) -> None:
         """Give `image` one more name; who had it before loses it. Raises UsageError for a name with a digest."""
         if reference.digest is not None:
             raise UsageError(f"cannot tag an image as {reference}: a tag has no digest")
@@ -233,20 +270,32 @@ class Store:
                 raise ImageNotFound(f"no image is named {reference.familiar}")
             self._replace(self._index_path, catalog.without_name(str(reference)).to_bytes())
 
-    def remove(self, text: str, *, in_use: Callable[[Image], str | None] | None = None, force: bool = False) -> Removed:
+    def remove(
+        self,
+        text: str,
+        *,
+        in_use: Callable[[Image], str | None] | None = None,
+        force: bool = False,
+        later: Later | None = None,
+    ) -> Removed:
         """Take a name away, and the image with its last name; blobs and layers go that no other image needs.
 
         `in_use` says which container uses an image, if one does. An ID whose image has several names needs `force`.
-        Works on a full disk. Raises ImageNotFound, UsageError.
+        What takes time is handed to `later`. Works on a full disk. Raises ImageNotFound, UsageError.
         """
-        removed = self._remove(text, in_use, force)
-        return replace(removed, freed=removed.freed + self.collect())
+        removed = self._remove(text, in_use, force, later)
+        return replace(removed, freed=removed.freed + self.collect(later)) if removed.deleted else removed
 
-    def _remove(self, text: str, in_use: Callable[[Image], str | None] | None, force: bool) -> Removed:
+    def _remove(
+        self, text: str, in_use: Callable[[Image], str | None] | None, force: bool, later: Later | None
+    ) -> Removed:
         with self._lock():
-            catalog = self._catalog()
-            image, name = self._find(text, catalog)
-            own = self._packings(image, catalog)
+            lookup = self.lookup()
+            catalog = lookup.catalog
+            image, name = lookup.find(text)
+            own = lookup.packings(image)
+            if not own:
+                raise UsageError(f"image {text} belongs to a list of images", hint="remove the list")
             names = [name for digest in own for name in catalog.names(digest)]
             if name is not None and len(names) > 1:
                 changed = catalog.without_name(name)
@@ -258,81 +307,32 @@ class Store:
                 raise UsageError(
                     f"image {text} has {len(names)} names: {', '.join(names)}", hint="remove them by name, or use force"
                 )
-            if isinstance(image, Image) and in_use is not None and (user := in_use(image)) is not None:
-                raise UsageError(f"image {text} is used by container {user}", hint="remove the container first")
-            freed = self._delete(own, catalog)
-            return Removed(tuple(names), (image.id if isinstance(image, Image) else image.digest.hex,), freed)
+            going = [image] if isinstance(image, Image) else []
+            if isinstance(image, ImageList):
+                going = [member for member, _ in lookup.members(image) if not lookup.packings(member)]
+            for one in going if in_use is not None else ():
+                if in_use is not None and (user := in_use(one)) is not None:
+                    raise UsageError(f"image {text} is used by container {user}", hint="remove the container first")
+            freed = self._delete(own, lookup, later)
+            return Removed(tuple(names), (image.digest.hex if isinstance(image, Damaged) else image.id,), freed)
 
-    def _packings(self, image: Image | Damaged, catalog: Catalog) -> list[Digest]:
-        """The manifests with this image's configuration: they differ in how its layers are packed."""
-        if isinstance(image, Damaged):
-            return [image.digest]
-        loaded = [self._load(digest, catalog) for digest in catalog.digests]
-        return [one.digest for one in loaded if isinstance(one, Image) and one.id == image.id]
-
-    def _delete(self, doomed: list[Digest], catalog: Catalog) -> int:
+    def _delete(self, doomed: list[Digest], lookup: Lookup, later: Later | None) -> int:
         """Remove manifests, and what nothing else needs. Returns the bytes freed."""
-        kept = catalog.without(doomed)
-        needed_blobs, needed_layers = self._needs(kept.digests, catalog)
-        blobs, layers = self._needs(doomed, catalog)
+        kept = lookup.catalog.without(doomed)
+        needed_blobs, needed_layers = lookup.needs(kept.digests)
+        blobs, layers = lookup.needs(doomed)
         try:
-            self._replace(self._index_path, kept.to_bytes())
+            self._replace(self._index_path, kept.to_bytes(), later)
         except HostError as error:
             if not isinstance(error.__cause__, OSError) or error.__cause__.errno not in _FULL:
                 raise
             # No room for the new index.json: make some first. Killed in between, the image shows as damaged.
-            freed = self._discard(blobs - needed_blobs, layers - needed_layers)
+            freed = self._garbage.discard(blobs - needed_blobs, layers - needed_layers)
             self._replace(self._index_path, kept.to_bytes())
             return freed
-        return self._discard(blobs - needed_blobs, layers - needed_layers)
+        return self._garbage.discard(blobs - needed_blobs, layers - needed_layers, later)
 
-    def _discard(self, blobs: Iterable[Digest], layers: Iterable[str]) -> int:
-        freed = sum(self.blobs.remove(digest) for digest in blobs)
-        for name in layers:
-            path = os.path.join(self.path, "layers", name)
-            gone = os.path.join(self.tmp, f"gone-{name}")
-            try:
-                os.rename(path, gone)
-            except FileNotFoundError:
-                continue
-            except OSError:  # a full disk, or what an interrupted removal left in the way: remove it where it is
-                remove_tree(gone)
-                gone = path
-            remove_tree(gone)
-        return freed
-
-    def _collect(self, catalog: Catalog) -> int:
-        blobs, layers = self._needs(catalog.digests, catalog)
-        present = {digest for digest in self.blobs.all() if digest not in blobs}
-        return self._discard(present, set(os.listdir(os.path.join(self.path, "layers"))) - layers)
-
-    def _needs(self, manifests: Iterable[Digest], catalog: Catalog) -> tuple[set[Digest], set[str]]:
-        """The blobs and derived layers that these manifests hold on to, as far as their documents can be read.
-
-        Other tools put indexes into index.json, whose manifests count as well.
-        """
-        blobs: set[Digest] = set()
-        layers: set[str] = set()
-        pending = [(digest, catalog.media_type(digest)) for digest in manifests]
-        while pending:
-            digest, media_type = pending.pop()
-            if digest in blobs:
-                continue
-            blobs.add(digest)
-            try:
-                manifest = self._document(digest, media_type)
-                if isinstance(manifest, Index):
-                    pending += [(each.digest, each.media_type) for each in manifest.manifests]
-                    continue
-                blobs.add(manifest.config.digest)
-                blobs.update(layer.digest for layer in manifest.layers or ())
-                config = parse_config(self.blobs.read(manifest.config.digest, CONFIG_MAX))
-            except ImageError:
-                continue
-            layers.update(diff_id.hex for diff_id in config.diff_ids)
-        return blobs, layers
-
-    # index.json and the documents
+    # index.json
 
     def _catalog(self) -> Catalog:
         try:
@@ -343,124 +343,36 @@ class Store:
         except OSError as error:
             raise HostError(f"cannot read {self._index_path}: {error.strerror}") from error
 
-    def _replace(self, path: str, data: bytes) -> None:
+    def _replace(self, path: str, data: bytes, later: Later | None = None) -> None:
+        """Write a file and rename it. With `later` the disk is waited for afterwards."""
         with self.workspace() as space:
             temporary = space.file(os.path.basename(path))
             try:
                 with open(temporary, "xb") as file:
                     file.write(data)
                     file.flush()
-                    os.fsync(file.fileno())
+                    if later is None:
+                        os.fsync(file.fileno())
                 os.rename(temporary, path)
             except OSError as error:
                 raise HostError(f"cannot write {path}: {error.strerror}") from error
+        if later is not None:
+            later(lambda: _sync(path))
 
     def _lock(self) -> FileLock:
         return FileLock(os.path.join(self.path, "lock"))
 
-    def _manifest(self, digest: Digest, catalog: Catalog) -> Manifest:
-        parsed = self._document(digest, catalog.media_type(digest))
-        if not isinstance(parsed, Manifest):
-            raise ImageError(f"{digest} is an index of images, not an image")
-        return parsed
 
-    def _document(self, digest: Digest, media_type: str | None) -> Manifest | Index:
-        return parse_manifest(Document(media_type or MediaType.OCI_MANIFEST, self.blobs.read(digest, MANIFEST_MAX)))
-
-    def _is_complete(self, digest: Digest, manifest: Manifest) -> bool:
-        wanted = [manifest.config, *(manifest.layers or ())]
-        return self.blobs.size(digest) is not None and all(self.blobs.has(one.digest, one.size) for one in wanted)
-
-    def _load(self, digest: Digest, catalog: Catalog) -> Image | Damaged:
-        try:
-            manifest = self._manifest(digest, catalog)
-            if not self._is_complete(digest, manifest):
-                raise ImageError("one of its blobs is missing or incomplete")
-            config = parse_config(self.blobs.read(manifest.config.digest, CONFIG_MAX))
-            layers = pair_layers(manifest, config)
-        except ImageError as error:
-            return Damaged(digest, catalog.names(digest), error.message)
-        sizes = {layer.blob: layer.size for layer in layers}
-        return Image(
-            id=manifest.config.digest.hex,
-            names=catalog.names(digest),
-            repo_digests=catalog.sources(digest),
-            digest=digest,
-            manifest=manifest,
-            config=config,
-            layers=layers,
-            size=sum(sizes.values()) + manifest.config.size,
-        )
-
-    def _load_all(self, catalog: Catalog) -> list[Image | Damaged]:
-        """One per configuration: manifests that differ only in how layers are packed are one image."""
-        images: dict[str, Image | Damaged] = {}
-        for digest in catalog.digests:
-            image = self._load(digest, catalog)
-            key = image.id if isinstance(image, Image) else str(digest)
-            earlier = images.get(key)
-            images[key] = _joined(earlier, image) if isinstance(earlier, Image) and isinstance(image, Image) else image
-        return list(images.values())
-
-    def _find(self, text: str, catalog: Catalog) -> tuple[Image | Damaged, str | None]:
-        """The image that `text` means, and the name by which it was found; None if it was the ID or a digest."""
-        match = _ID.fullmatch(text)
-        if match is None or (not match[1] and len(match[2]) < 64):
-            reference = Reference.parse(text)
-            for candidate in _candidates(reference, text):
-                entry = catalog.find(candidate)
-                if entry is not None:
-                    return self._load(entry.digest, catalog), None if candidate.digest else str(candidate)
-        if match is not None:
-            found = self._by_id(match[2], text, catalog)
-            if found is not None:
-                return found, None
-        raise ImageNotFound(
-            f"there is no image {text!r} in the store", hint="`rcontain images` lists them, `rcontain pull` fetches one"
-        )
-
-    def _by_id(self, prefix: str, text: str, catalog: Catalog) -> Image | Damaged | None:
-        images = self._load_all(catalog)
-        hits = [image for image in images if isinstance(image, Image) and image.id.startswith(prefix)]
-        if len(hits) > 1:
-            raise UsageError(f"image ID {text} is ambiguous: {len(hits)} images begin with it", hint="give more digits")
-        if hits:
-            return hits[0]
-        if len(prefix) == 64:
-            digest = next((digest for digest in catalog.digests if digest.hex == prefix), None)
-            return self._load(digest, catalog) if digest else None
-        return next((one for one in images if isinstance(one, Damaged) and one.digest.hex.startswith(prefix)), None)
+def _image_of(found: Found, lookup: Lookup, text: str) -> Image | None:
+    """What was found, as an image: of a list that for this platform, if it is here. Raises ImageError for a damaged."""
+    if isinstance(found, Damaged):
+        raise ImageError(f"image {text} is damaged: {found.reason}", hint="pull it again")
+    return lookup.for_platform(found, host_platform()) if isinstance(found, ImageList) else found
 
 
-def pair_layers(manifest: Manifest, config: ImageConfig) -> tuple[Layer, ...]:
-    """The layers of an image, bottom first. Raises ImageError if manifest and configuration count differently."""
-    blobs, diff_ids = manifest.layers or (), config.diff_ids
-    if len(blobs) != len(diff_ids):
-        raise ImageError(f"the manifest has {len(blobs)} layers and the configuration {len(diff_ids)}")
-    return tuple(
-        Layer(diff_id, blob.digest, blob.media_type, blob.size) for diff_id, blob in zip(diff_ids, blobs, strict=True)
-    )
-
-
-def _candidates(reference: Reference, text: str) -> list[Reference]:
-    """What a text may name: as Docker reads it, and what was made here under a bare name (Podman's `localhost/`)."""
-    if reference.registry != "docker.io" or text.startswith("docker.io/"):
-        return [reference]
-    return [
-        reference,
-        replace(reference, registry="localhost", repository=reference.repository.removeprefix("library/")),
-    ]
-
-
-def _intact(image: Image | Damaged, text: str) -> Image:
-    if isinstance(image, Damaged):
-        raise ImageError(f"image {text} is damaged: {image.reason}", hint="pull it again")
-    return image
-
-
-def _joined(first: Image, second: Image) -> Image:
-    return replace(
-        first,
-        names=tuple(dict.fromkeys(first.names + second.names)),
-        repo_digests=tuple(dict.fromkeys(first.repo_digests + second.repo_digests)),
-    )
+def _sync(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
