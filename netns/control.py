@@ -3,6 +3,7 @@
     up    {"note": SENTENCE}      something worth logging
     down  {"ask": "flows"}        answered by {"flows": "memfd"} and a descriptor with netns.flowlist's document
     up    {"error": SENTENCE}     instead of an answer
+    up    {"search": [DOMAIN, …]} the host's domains for short names have changed
 
 Its end ends the network.
 """
@@ -14,7 +15,7 @@ import json
 import os
 import select
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from netns import flowlist
@@ -44,6 +45,13 @@ class Control:
     def note(self, sentence: str) -> None:
         """Tell the owner. Where nobody reads it is lost: it was only a note."""
         self._send({"note": sentence})
+
+    def search(self, domains: tuple[str, ...]) -> None:
+        """Tell the owner in which domains the host looks short names up now; as many as fit a message."""
+        fitting = list(domains)
+        while sum(len(domain.encode()) + 4 for domain in fitting) > _MAX_MESSAGE // 8:  # json.dumps escapes sixfold
+            fitting.pop()
+        self._send({"search": fitting})
 
     def _on_io(self, mask: int) -> None:
         for _ in range(_MESSAGES):
@@ -88,7 +96,7 @@ class Control:
         finally:
             os.close(fd)
 
-    def _send(self, message: dict[str, str], *fds: int) -> None:
+    def _send(self, message: Mapping[str, str | list[str]], *fds: int) -> None:
         try:
             socket.send_fds(self._sock, [json.dumps(message).encode()], fds)
         except OSError:

@@ -226,7 +226,13 @@ class UdpRelay:
 
     def _pass_on(self, queued: QueuedError, payload: Buffer) -> None:
         flow, driver = self._flow, self._driver
-        error = passed_on(queued, six=len(flow.guest) == 16)
+        six = len(flow.guest) == 16
+        if six is not (":" in self._target):  # the host, over the other family
+            said = unreachable(queued.errno, six=six)
+            source = flow.far if said.by_the_far_end else None
+            driver.stack.send_error(said, quote_datagram(flow, payload), source=source, now=driver.now)
+            return
+        error = passed_on(queued, six=six)
         if error is not None:
             source = offender(queued, flow.far, self._target, driver.reach)
             driver.stack.send_error(error, quote_datagram(flow, payload), source=source, now=driver.now)

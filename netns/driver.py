@@ -62,7 +62,7 @@ class Driver(Loop):
         self.open_socket = Sockets(outbound, outbound6, self._make_room).open
         self._tap = tap_fd
         self.resolver = resolver
-        self._pings = Pings(self)
+        self.pings = Pings(self)
         self._buffer = bytearray(_FRAME)
         self.watch_fd(tap_fd, select.EPOLLIN, self._on_tap)
         resolver.attach(self)
@@ -191,7 +191,7 @@ class Driver(Loop):
         elif isinstance(event, TcpOpened):
             self._on_opened(event.flow)
         elif isinstance(event, EchoRequested):
-            self._pings.forward(event)
+            self.pings.forward(event)
         elif isinstance(event, UdpExpired) and event.flow.relay is not None:
             event.flow.relay.expired()
 
@@ -208,7 +208,7 @@ class Driver(Loop):
         if isinstance(target, Special):
             self.resolver.attach_tcp(flow)
         else:
-            TcpRelay(self, flow, candidates=[target])
+            TcpRelay(self, flow, candidates=self.reach.candidates(flow.far, target))
 
     def _on_datagram(self, event: Datagram) -> None:
         flow = event.flow

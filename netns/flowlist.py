@@ -19,7 +19,8 @@ _MAX_FLOWS = 20000  # of a document: more than there can be through the stack
 
 @dataclass(slots=True)
 class Flow:
-    """One flow. `container` and `far` are ADDRESS:PORT; `received` and `sent` are bytes, seen from the container."""
+    """One flow. `container` and `far` are ADDRESS:PORT, or of a ping ADDRESS:IDENTIFIER and ADDRESS. `received` and
+    `sent` are bytes, seen from the container."""
 
     protocol: str
     inbound: bool  # the far end started it
@@ -52,22 +53,39 @@ def endpoint(address: bytes, port: int) -> str:
 
 
 def flows(driver: Driver) -> Iterator[Flow]:
-    """The flows that cross `driver`'s stack, TCP first, each in the order in which they began or were last used."""
+    """The flows that cross `driver`'s stack, TCP first, then UDP and pings, each in the order in which
+    they began or were last used."""
     for tcp in list(driver.stack.tcp.values()):
         yield _flow(driver, "tcp", tcp, tcp.connection.state.name.lower().replace("_", "-"))
     for udp in list(driver.stack.udp):
         yield _flow(driver, "udp", udp, "answered" if udp.spoke and udp.heard else "unanswered")
+    for ping in driver.pings:
+        guest, far, identifier = ping.name
+        yield Flow(
+            "icmp",
+            False,
+            endpoint(guest, identifier),
+            text(far),
+            _name_of(driver, far),
+            "answered" if ping.received else "unanswered",
+            ping.received,
+            ping.sent,
+            round(max(0.0, driver.now - ping.since), 3),
+        )
+
+
+def _name_of(driver: Driver, far: bytes) -> str | None:
+    names = driver.egress.names_of(far) if driver.egress is not None else []
+    return names[0] if names else None
 
 
 def _flow(driver: Driver, protocol: str, flow: TcpFlow | UdpFlow, state: str) -> Flow:
-    egress = driver.egress
-    names = egress.names_of(flow.far) if egress is not None else []
     return Flow(
         protocol,
         flow.inbound,
         endpoint(flow.guest, flow.guest_port),
         endpoint(flow.far, flow.far_port),
-        names[0] if names else None,
+        _name_of(driver, flow.far),
         state,
         flow.to_guest,
         flow.from_guest,

@@ -77,6 +77,7 @@ class HostChanges:
     def _settled(self) -> None:
         self._settling = False
         self._driver.reach.forget_host()
+        self._driver.resolver.search()  # another network has other domains
         sources: dict[str, str | None] = {}
         for flow in list(self._driver.stack.udp):
             relay = flow.relay

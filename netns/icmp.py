@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import select
 import socket
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from netns import errorqueue
@@ -35,7 +36,9 @@ Name = tuple[bytes, bytes, int]
 class _Ping:
     """One process of the guest that pings one address; owns its socket, whose identifier the kernel chooses."""
 
-    __slots__ = ("_hop_limit", "_owner", "_strict", "asked", "last_used", "name", "sock", "target")
+    __slots__ = (
+        "_hop_limit", "_owner", "_strict", "asked", "last_used", "name", "received", "sent", "since", "sock", "target",
+    )  # fmt: skip
 
     def __init__(self, owner: Pings, name: Name, target: str, sock: socket.socket, asked: EchoRequested) -> None:
         self._owner = owner
@@ -45,6 +48,8 @@ class _Ping:
         self.target = target
         self.sock = sock
         self.last_used = 0.0
+        self.since = 0.0
+        self.received = self.sent = 0  # bytes of ICMP, by the guest
         self.asked = asked  # last; its payload is gone
 
     def send(self, event: EchoRequested) -> None:
@@ -60,6 +65,7 @@ class _Ping:
         message = IcmpMessage(kind, 0, 0, event.number, event.payload).to_bytes()
         # Not connected, so that what goes on for long follows the host when its own address changes.
         self.sock.sendto(message, (self.target, 0))
+        self.sent += len(message)
 
     def on_io(self, mask: int) -> None:
         """Replies or errors arrived."""
@@ -95,7 +101,11 @@ class Pings:
         six = len(event.far) == 16
         target = self._driver.reach.of(event.far, 0)
         egress = self._driver.egress
-        if isinstance(target, Special) or (egress is not None and not egress.allows(event.far, 0, "icmp")):
+        if isinstance(target, Special):
+            self._say(event, unreachable(errno.EACCES, six=six))
+            return
+        if egress is not None and not egress.allows(event.far, 0, "icmp"):
+            self._driver.note(egress.refusal(event.far, 0, "icmp"))
             self._say(event, unreachable(errno.EACCES, six=six))
             return
         name = (event.guest, event.far, event.identifier)
@@ -138,11 +148,16 @@ class Pings:
         if len(self._pings) >= _MAX_PINGS:
             self.close(min(self._pings.values(), key=lambda ping: ping.last_used))
         ping = self._pings[name] = _Ping(self, name, address, sock, event)
+        ping.since = self._driver.now
         self._driver.watch(sock, select.EPOLLIN, ping.on_io)
         if not self._sweeping:
             self._sweeping = True
             self._driver.call_later(_IDLE_SECONDS, self._sweep)
         return ping
+
+    def __iter__(self) -> Iterator[_Ping]:
+        """The pings under way, the oldest first."""
+        return iter(list(self._pings.values()))
 
     def answered(self, ping: _Ping, data: bytes) -> None:
         """The host's network answered `ping`."""
@@ -158,6 +173,7 @@ class Pings:
         except WireError:
             return
         if reply:
+            ping.received += len(data)
             self._driver.stack.send_echo_reply(guest, far, identifier, message.second, bytes(message.payload))
 
     def pass_errors_on(self, ping: _Ping, sent: Buffer = b"") -> bool:

@@ -92,12 +92,15 @@ def build(
     stack.search = driver.resolver.search
     driver.egress = egress.parse(settings.egress)
     for name in _HOST_NAMES:
-        driver.egress.names.fix(name, addresses.gateway)
+        for gateway in filter(None, (addresses.gateway, addresses.gateway6)):
+            driver.egress.names.fix(name, gateway)
     splicer = Splicer(driver, guest, addresses) if guest is not None else None
     if control is not None:
         driver.control = control(driver)
         if splicer is not None and isinstance(driver.control, Control):
             driver.control.sources.append(splicer.list)
+        if isinstance(driver.control, Control) and not settings.search:
+            driver.resolver.on_search = driver.control.search
     if settings.pcap is not None:
         driver.capture = Capture.create(settings.pcap, mac=link.mac, note=driver.note, interface=settings.interface)
     HostChanges(driver)

@@ -44,6 +44,7 @@ def host_address(*, six: bool = False) -> str | None:
 class Reach:
     """The rules of one network: our own addresses have meanings, and the host's loopback is out of reach.
 
+    Datagrams to the gateway of IPv6 go to the host's IPv4 address, if it has one: whoever listens on both hears them.
     The address behind the gateway is the host's of the moment; that of the settings is where to begin.
     """
 
@@ -51,7 +52,7 @@ class Reach:
         self,
         settings: Settings,
         *,
-        host: Callable[[], str | None] = host_address,
+        host: Callable[..., str | None] = host_address,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         addresses = settings.addresses()
@@ -61,10 +62,12 @@ class Reach:
         self._mask = int(addresses.network.netmask)
         self._network6 = addresses.network6.network_address.packed[:8] if addresses.network6 is not None else None
         self._loopback = not settings.disable_host_loopback
-        self._behind_gateway = settings.behind_gateway
+        self._leads_to_host = settings.behind_gateway is not None
+        six = self._leads_to_host and ":" in str(settings.behind_gateway)
+        self._behind: dict[bool, str | None] = {six: settings.behind_gateway}  # by whether it is of IPv6
         self._host = host
         self._clock = clock
-        self._looked = clock()
+        self._looked = {six: clock()}
         self._used: Callable[[], None] | None = None
         self._dns = not settings.disable_dns
 
@@ -74,14 +77,23 @@ class Reach:
 
     def forget_host(self) -> None:
         """The host's address may have changed."""
-        self._looked = float("-inf")
+        self._looked.clear()
 
-    def behind_gateway(self) -> str | None:
+    def behind_gateway(self, *, six: bool = False) -> str | None:
         """The host's address where the gateway leads there; the last one where it has none at the moment."""
-        if self._behind_gateway is not None and (now := self._clock()) - self._looked >= _LOOK_AGAIN:
-            self._looked = now
-            self._behind_gateway = self._host() or self._behind_gateway
-        return self._behind_gateway
+        if self._leads_to_host and (now := self._clock()) - self._looked.get(six, float("-inf")) >= _LOOK_AGAIN:
+            self._looked[six] = now
+            self._behind[six] = self._host(six=six) or self._behind.get(six)
+        return self._behind.get(six)
+
+    def candidates(self, far: bytes, target: HostAddress) -> list[HostAddress]:
+        """Whom to dial where a connection to `far` goes to `target`. Behind the gateway of IPv6 it is the host over
+        either family, since a program that finds both prefers IPv6 (RFC 6724) and may not try the other."""
+        if len(far) == 4 or far not in self._gateways:
+            return [target]
+        port = target[1]
+        both = [_LOOPBACK6, _LOOPBACK4] if self._loopback else [self.behind_gateway(six=True), self.behind_gateway()]
+        return [(address, port) for address in both if address]
 
     def of(self, far: bytes, port: int) -> HostAddress | Special:
         """Where a packet to `far`, a unicast address, and `port` goes."""
@@ -90,7 +102,9 @@ class Reach:
             used()
         if far in self._gateways:
             if not self._loopback:
-                host = self.behind_gateway() if len(far) == 4 else None
+                host = self.behind_gateway()
+                if len(far) == 16 and not host:
+                    host = self.behind_gateway(six=True)
                 return (host, port) if host else Special.FORBIDDEN
             return (_LOOPBACK4 if len(far) == 4 else _LOOPBACK6, port)
         if far in self._resolvers:

@@ -124,10 +124,11 @@ class TcpRelay:
 
     def _refuse(self, error: int, queued: QueuedError | None) -> None:
         six = len(self._flow.far) == 16
-        said = passed_on(queued, six=six) if queued is not None else None
-        if queued is not None and said is not None and self._dialling is not None:
+        dialled = self._dialling
+        said = passed_on(queued, six=six) if queued is not None and dialled and (":" in dialled) is six else None
+        if queued is not None and said is not None and dialled is not None:
             # As on the host, that ends the guest's attempt, and a probe of traceroute(8) must see nothing else.
-            source = offender(queued, self._flow.far, self._dialling, self._driver.reach)
+            source = offender(queued, self._flow.far, dialled, self._driver.reach)
             self._driver.stack.send_error(said, quote_syn(self._flow), source=source, now=self._driver.now)
             self._flow.connection.drop()
             self._driver.stack.touch(self._flow)

@@ -12,6 +12,7 @@ import os
 import socket
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from netns.dnsrelay import DnsRelay
@@ -72,6 +73,8 @@ class Resolver:
         self._search: tuple[str, ...] = ()
         self._looked = float("-inf")
         self._stamp: tuple[int, int, int] | None = None
+        self._made = time.time()
+        self.on_search: Callable[[tuple[str, ...]], None] | None = None  # hears that the host's domains have changed
         self._driver: Driver | None = None
         self._misses: dict[HostAddress, tuple[int, float]] = {}
         self._sockets: OrderedDict[socket.socket, DnsRelay] = OrderedDict()
@@ -124,8 +127,12 @@ class Resolver:
             with open(self._path, encoding="utf-8", errors="replace") as file:
                 text = file.read(_MAX_SIZE)
             self._known = nameservers(text)
-            self._search = search_domains(text)
-            self._stamp = stamp
+            before, self._search = self._search, search_domains(text)
+            unknown, self._stamp = self._stamp is None, stamp
+            if self.on_search is not None and (
+                (self._search != before and not unknown) or (unknown and status.st_mtime >= self._made)
+            ):
+                self.on_search(self._search)
         except OSError:
             # Being replaced, or gone: what was known is the best there is.
             self._stamp = None

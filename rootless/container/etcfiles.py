@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Sequence
 
 from netns.settings import Addresses
 
@@ -34,6 +35,8 @@ def hosts(host_file: str, network: Network, addresses: Addresses, *, hostname: s
         lines.append("127.0.0.1\tlocalhost")
     if user:
         lines.append(f"{gateway}\t{' '.join(HOST_NAMES)}")
+        if addresses.gateway6 is not None:
+            lines.append(f"{ipaddress.IPv6Address(addresses.gateway6)}\t{' '.join(HOST_NAMES)}")
     lines.append(f"{guest}\t{' '.join(dict.fromkeys((hostname, name)))}")
     return "\n".join(lines) + "\n"
 
@@ -60,6 +63,13 @@ def resolv_conf(host_file: str, network: Network, addresses: Addresses) -> str:
     lines += [f"nameserver {server}" for server in servers]
     lines += [f"options {' '.join(options)}"] if options else []
     return "\n".join(lines) + "\n"
+
+
+def with_search(text: str, domains: Sequence[str]) -> str:
+    """The same resolv.conf(5) with these search domains, whatever the container has made of the rest."""
+    kept = [line for line in text.splitlines() if line.split()[:1] not in (["search"], ["domain"])]
+    lines = [f"search {' '.join(domains)}"] if domains else []
+    return "\n".join([*lines, *kept]) + "\n"
 
 
 def parse_resolv_conf(text: str) -> tuple[list[str], list[str], list[str]]:

@@ -97,13 +97,16 @@ def _settings(network: Network, *, behind_gateway: str | None = None) -> Setting
 def _rules(network: Network) -> tuple[str, ...]:
     """The egress rules; before each whose name is in the container's /etc/hosts, for which nobody asks, the same with
     its addresses."""
-    gateway = str(ipaddress.ip_address(Settings(cidr=network.link.cidr).addresses().gateway))
-    known: dict[str, list[str]] = {name: [gateway] for name in etcfiles.HOST_NAMES}
+    link = network.link
+    plan = Settings(cidr=link.cidr, ipv6=link.ipv6, mtu=link.mtu).addresses()
+    gateways = [str(ipaddress.ip_address(address)) for address in (plan.gateway, plan.gateway6) if address]
+    gateway = gateways[0]
+    known: dict[str, list[str]] = {name: list(gateways) for name in etcfiles.HOST_NAMES}
     for entry in network.add_hosts:
         name, _, address = entry.partition(":")
         known.setdefault(name.lower(), []).append(gateway if address == "host-gateway" else address)
     rules: list[str] = []
-    for rule in network.link.egress:
+    for rule in link.egress:
         verdict, _, what = rule.partition("=")
         name = re.split("[:/]", what, maxsplit=1)[0]
         for address in known.get(name.strip().lower(), ()):
@@ -118,7 +121,8 @@ def reserve(network: Network) -> Reserved:
     if network.mode != "user":
         return Reserved(Settings(), ())
     # Where the gateway does not lead to the host's loopback interface, it leads to the machine's own address.
-    settings = _settings(network, behind_gateway=None if network.host_loopback else netns.process.host_address())
+    host = None if network.host_loopback else netns.process.host_address() or netns.process.host_address(six=True)
+    settings = _settings(network, behind_gateway=host)
     if network.link != _PLAIN:
         _check_outbound(network.link.outbound, socket.AF_INET)
         _check_outbound(network.link.outbound6, socket.AF_INET6)

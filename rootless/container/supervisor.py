@@ -6,10 +6,11 @@ one nursery; cancelling it is the one way to stop, and whatever was made is unma
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
@@ -20,7 +21,7 @@ from .. import syscalls
 from ..errors import HostError, first_cause
 from ..runtime import facts, process, terminal
 from ..runtime.process import Init
-from . import children, claim, ending, mounting, network, sharing, specification, uplink
+from . import children, claim, ending, etcfiles, mounting, network, sharing, specification, uplink
 from .children import Child
 from .containers import Container
 from .logs import LogWriter
@@ -176,12 +177,27 @@ class _Life:
         """A container can do without its network: it goes on, and `inspect` says what happened."""
         self._uplink = server
         self.reception.ask_flows = server.ask_flows
-        await server.attend(self._warn)
+        await server.attend(self._warn, self._search_in)
         self._trouble = uplink.DIED
         words = uplink.last_words(self._net_log)
         if words:
             self._warnings = (*self._warnings, words)[-_WARNINGS:]
         self._tell(error=self._trouble, published=(), warnings=self._warnings)
+
+    def _search_in(self, domains: Sequence[str]) -> None:
+        """The host looks short names up in other domains now, and so does the container, unless it was told which."""
+        if self.record.network.dns_search:
+            return
+        try:
+            # In place: it is the file that is mounted in the container. None is there where the user mounts another.
+            with open(f"{self.container.live}/resolv.conf", "r+", encoding="utf-8", errors="replace") as file:
+                text = etcfiles.with_search(file.read(1 << 16), domains)
+                file.seek(0)
+                file.write(text)
+                file.truncate()
+        except OSError as error:
+            if error.errno != errno.ENOENT:
+                self._warn(f"the container's /etc/resolv.conf cannot follow the host's: {error.strerror}")
 
     def _warn(self, sentence: str) -> None:
         """What the network's process notes: into its log, and the last of it into the state."""

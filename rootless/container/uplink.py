@@ -29,6 +29,7 @@ class _Word(msgspec.Struct, frozen=True):
     """What the network's process says: netns/control.py."""
 
     note: str = ""
+    search: tuple[str, ...] | None = None
     flows: str = ""
     error: str = ""
 
@@ -72,8 +73,8 @@ class Uplink:
                 f"cannot give the container a network: {reason}", hint="try --network none or --network host"
             )
 
-    async def attend(self, on_note: Callable[[str], None]) -> None:
-        """Hears what the process has to say until it dies."""
+    async def attend(self, on_note: Callable[[str], None], on_search: Callable[[Sequence[str]], None]) -> None:
+        """Hears what the process has to say until it dies: notes, and the host's domains when they have changed."""
         self._channel.setblocking(False)
         try:
             while True:
@@ -88,7 +89,7 @@ class Uplink:
                     self._channel.close()
                     return
                 try:
-                    self._take(data, fds, on_note)
+                    self._take(data, fds, on_note, on_search)
                 finally:
                     for fd in fds:
                         os.close(fd)
@@ -127,13 +128,21 @@ class Uplink:
         except msgspec.MsgspecError:
             return ()
 
-    def _take(self, data: bytes, fds: Sequence[int], on_note: Callable[[str], None]) -> None:
+    def _take(
+        self,
+        data: bytes,
+        fds: Sequence[int],
+        on_note: Callable[[str], None],
+        on_search: Callable[[Sequence[str]], None],
+    ) -> None:
         try:
             word = msgspec.json.decode(data, type=_Word)
         except msgspec.MsgspecError:
             return  # nothing that we know
         if word.note:
             on_note(word.note)
+        elif word.search is not None:
+            on_search(word.search)
         elif self._asked:
             self._asked.popleft()(fds[0] if fds else None, word.error or "the network did not answer")
 

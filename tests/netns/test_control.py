@@ -61,6 +61,16 @@ def test_notes_are_told(line: Line) -> None:
     assert json.loads(line.owner.recv(4096)) == {"note": "something worth logging"}
 
 
+def test_other_domains_are_told_as_far_as_they_fit(line: Line) -> None:
+    line.control.search(("a.example", "b"))
+    assert json.loads(line.owner.recv(4096)) == {"search": ["a.example", "b"]}
+    line.control.search(())
+    assert json.loads(line.owner.recv(4096)) == {"search": []}
+    line.control.search(("\u00e9" * 100,) * 40)
+    said = json.loads(line.owner.recv(4096))["search"]
+    assert 0 < len(said) < 40
+
+
 def test_nobody_reads_notes_and_nothing_breaks(line: Line) -> None:
     for number in range(5000):
         line.control.note(str(number))

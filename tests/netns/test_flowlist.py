@@ -11,7 +11,8 @@ import pytest
 
 from netns.flowlist import endpoint
 from netns.process import PublishedPort, Settings
-from tests.netns.network import HOST, OTHER, PATIENCE, Network, connect, on_a_host, serve_tcp, serve_udp
+from tests.netns.network import HOST, HOST6, OTHER, PATIENCE, Network, connect, on_a_host, serve_tcp, serve_udp
+from tests.netns.test_real_datagrams import ping, ping6
 from tests.netns.test_real_names import address_of, dig
 
 
@@ -31,6 +32,36 @@ def ask(control: socket.socket) -> dict[str, Any]:
                 document: dict[str, Any] = json.load(file)
                 return document
         assert b"note" in answer
+
+
+@pytest.mark.userns
+@pytest.mark.tun
+def test_pings_are_listed_and_those_denied_are_noted() -> None:
+    def work() -> None:
+        with open("/proc/sys/net/ipv4/ping_group_range", "w") as file:
+            file.write("0 0")
+        with Network(Settings(egress=(f"allow={HOST}",))) as network:
+            assert network.run(lambda: ping(HOST, b"four")) == b"four"
+            assert network.run(lambda: ping6_refused(HOST6))
+            network.control.settimeout(PATIENCE)
+            note = json.loads(network.control.recv(4096))
+            assert note == {"note": f"refused by the egress rules: icmp to {HOST6}"}
+            document = ask(network.control)
+            (flow,) = document["flows"]
+            assert flow["container"].startswith("10.0.2.100:") and flow["far"] == HOST
+            assert (flow["protocol"], flow["direction"], flow["state"]) == ("icmp", "out", "answered")
+            assert (flow["sent"], flow["received"]) == (12, 12)  # ICMP's header is 8 bytes long
+            assert document["denied"] == [{"protocol": "icmp", "far": HOST6, "port": 0, "count": 1}]
+
+    on_a_host(work)
+
+
+def ping6_refused(address: str) -> bool:
+    try:
+        ping6(address, b"six")
+    except PermissionError:
+        return True
+    return False
 
 
 @pytest.mark.userns

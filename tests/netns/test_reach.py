@@ -36,7 +36,7 @@ def test_the_gateway_is_the_host_where_that_has_an_address_of_the_guests_network
     """Virtual machines behind NAT are 10.0.2.15 by custom (QEMU, VirtualBox)."""
     reach = Reach(Settings(behind_gateway="10.0.2.15"))
     assert reach.of(pack("10.0.2.2"), 80) == ("10.0.2.15", 80)
-    for address in ("fd00::2", "10.0.2.15", "127.0.0.1"):
+    for address in ("10.0.2.15", "127.0.0.1"):
         assert reach.of(pack(address), 80) is Special.FORBIDDEN
 
 
@@ -59,7 +59,8 @@ def test_without_ipv6_its_network_is_not_special() -> None:
 def test_the_host_behind_the_gateway_is_that_of_the_moment() -> None:
     now, host = 100.0, "192.0.2.1"
 
-    def address() -> str | None:
+    def address(*, six: bool) -> str | None:
+        assert not six
         return host or None
 
     reach = Reach(Settings(behind_gateway="10.0.2.15"), host=address, clock=lambda: now)
@@ -76,7 +77,7 @@ def test_the_host_behind_the_gateway_is_that_of_the_moment() -> None:
 
 
 def test_nobody_looks_for_the_host_where_the_gateway_does_not_lead_there() -> None:
-    def address() -> str:
+    def address(*, six: bool) -> str:
         raise AssertionError
 
     for settings in (Settings(), Settings(disable_host_loopback=False)):
@@ -92,3 +93,34 @@ def test_the_first_use_is_told_once() -> None:
     reach.of(pack("192.0.2.1"), 80)
     reach.of(pack("192.0.2.1"), 80)
     assert told == [1]
+
+
+@pytest.mark.parametrize(
+    ("four", "six", "datagrams", "dialled"),
+    [
+        ("192.0.2.1", "2001:db8::1", "192.0.2.1", ["2001:db8::1", "192.0.2.1"]),
+        ("192.0.2.1", None, "192.0.2.1", ["192.0.2.1"]),
+        (None, "2001:db8::1", "2001:db8::1", ["2001:db8::1"]),
+    ],
+)
+def test_the_gateway_of_ipv6_is_the_host_over_either_family(
+    four: str | None, six: str | None, datagrams: str, dialled: list[str]
+) -> None:
+    wanted = {False: four, True: six}
+
+    def address(*, six: bool) -> str | None:
+        return wanted[six]
+
+    reach = Reach(Settings(behind_gateway=four or six), host=address)
+    gateway = pack("fd00::2")
+    target = reach.of(gateway, 80)
+    assert target == (datagrams, 80)
+    assert isinstance(target, tuple)
+    assert reach.candidates(gateway, target) == [(address, 80) for address in dialled]
+
+
+def test_whom_to_dial() -> None:
+    reach = Reach(Settings(disable_host_loopback=False))
+    assert reach.candidates(pack("fd00::2"), ("::1", 1)) == [("::1", 1), ("127.0.0.1", 1)]
+    assert reach.candidates(pack("10.0.2.2"), ("127.0.0.1", 1)) == [("127.0.0.1", 1)]
+    assert reach.candidates(pack("2001:db8::1"), ("2001:db8::1", 1)) == [("2001:db8::1", 1)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import socket
 import struct
 import subprocess
@@ -17,7 +19,9 @@ from netns.wire.dns import DnsHeader
 from netns.wire.dnsmessage import DnsQuestion
 from tests.netns.network import (
     GATEWAY,
+    GATEWAY6,
     HOST,
+    HOST6,
     OTHER,
     PATIENCE,
     RESOLVER,
@@ -285,5 +289,57 @@ def test_the_host_has_a_name_for_rules() -> None:
         for rule, outcome in (("allow=host.containers.internal", b"here"), ("deny", "ConnectionRefusedError")):
             with Network(Settings(behind_gateway=HOST, egress=(rule,))) as network:
                 assert network.run(fetch) == outcome
+
+    on_a_host(work)
+
+
+def test_the_owner_hears_of_other_domains() -> None:
+    """As when a VPN comes up: the host's resolv.conf names another domain, and somebody asks."""
+
+    def work() -> None:
+        with tempfile.NamedTemporaryFile("w") as file:
+            file.write("search old.example\nnameserver 127.0.0.2\n")
+            file.flush()
+            os.utime(file.name, (1, 1))
+            subprocess.run(["mount", "--bind", file.name, "/etc/resolv.conf"], check=True)
+            serve_udp("127.0.0.2", address_of("192.0.2.9"), port=53)
+            with Network(Settings()) as network:
+                assert network.run(lambda: dig("a.example")) == "192.0.2.9"
+                file.write("search new.example\n")
+                file.flush()
+                threading.Event().wait(1.1)  # the file is looked at once a second
+                assert network.run(lambda: dig("b.example")) == "192.0.2.9"
+                network.control.settimeout(PATIENCE)
+                assert json.loads(network.control.recv(4096)) == {"search": ["new.example"]}
+
+    on_a_host(work)
+
+
+@pytest.mark.parametrize("server", ["0.0.0.0", "::", HOST, HOST6])
+def test_the_host_over_ipv6(server: str) -> None:
+    """Whichever family a program on the host listens on, its name in the container leads there."""
+
+    def fetch(port: int) -> bytes:
+        with connect(GATEWAY6, port) as sock:
+            return sock.recv(10)
+
+    def ask(port: int) -> bytes:
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
+            sock.settimeout(PATIENCE)
+            sock.connect((GATEWAY6, port))
+            sock.send(b"abc")
+            try:
+                return sock.recv(10)
+            except ConnectionRefusedError:
+                return b"refused"
+
+    def work() -> None:
+        subprocess.run(["ip", "route", "add", "local", "203.0.113.1", "dev", "lo", "src", HOST], check=True)
+        port = serve_tcp(server, lambda sock: sock.sendall(b"here"))
+        datagrams = serve_udp(server, lambda data, peer: data * 2)
+        with Network(Settings(behind_gateway=HOST)) as network:
+            assert network.run(lambda: fetch(port)) == b"here"
+            expected = b"refused" if server == HOST6 else b"abcabc"
+            assert network.run(lambda: ask(datagrams)) == expected
 
     on_a_host(work)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from hypothesis import given
@@ -32,6 +33,34 @@ def test_the_hosts_domains_are_followed(tmp_path: Path) -> None:
     resolver._looked = float("-inf")
     assert resolver.search() == ("three.example",)
     assert Resolver(search=("own.example",), path=str(path)).search() == ("own.example",)
+
+
+def test_that_the_domains_have_changed_is_told(tmp_path: Path) -> None:
+    heard: list[tuple[str, ...]] = []
+    path = tmp_path / "resolv.conf"
+    path.write_text("search old.example\n")
+    os.utime(path, (1, 1))
+
+    def look(text: str | None = None) -> None:
+        if text is not None:
+            path.write_text(text)
+        resolver._looked = float("-inf")
+        resolver.servers()
+
+    resolver = Resolver(path=str(path))
+    resolver.on_search = heard.append
+    look()
+    look("search old.example\nnameserver 192.0.2.1\n")
+    assert not heard
+    look("search new.example\nnameserver 192.0.2.1\n")
+    look("nameserver 192.0.2.1\n")
+    assert heard == [("new.example",), ()]
+    resolver = Resolver(path=str(path))  # the file was written after the container's, and before the first question
+    resolver.on_search = heard.append
+    resolver._made = 1.0
+    look()
+    look()
+    assert heard == [("new.example",), (), ()]
 
 
 def test_a_server_that_is_silent_twice_is_asked_last_until_it_answers() -> None:

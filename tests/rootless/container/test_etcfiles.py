@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from netns.settings import Settings
-from rootless.container.etcfiles import hosts, parse_resolv_conf, resolv_conf
+from rootless.container.etcfiles import hosts, parse_resolv_conf, resolv_conf, with_search
 from rootless.container.record import Network
 
 PLAIN = Settings().addresses()
@@ -90,3 +90,17 @@ def test_the_users_servers_and_domains() -> None:
     assert resolv_conf(host, network, PLAIN) == "search x.test\nnameserver 10.0.2.3\n"
     assert resolv_conf(host, Network(mode="none", dns=("192.0.2.53",)), PLAIN) == "search a\nnameserver 192.0.2.53\n"
     assert resolv_conf("search a\n", Network(mode="user", dns_search=(".",)), PLAIN) == "nameserver 10.0.2.3\n"
+
+
+def test_the_host_has_an_address_of_ipv6_where_the_network_has() -> None:
+    for settings, there in ((Settings(), True), (Settings(ipv6=False), False), (Settings(mtu=1000), False)):
+        text = hosts(HOST, Network(mode="user"), settings.addresses(), hostname="box", name="x")
+        assert ("fd00::2\thost.containers.internal host.docker.internal\n" in text) is there
+
+
+def test_other_domains_for_short_names() -> None:
+    text = "search old.example\n# kept\nnameserver 10.0.2.3\ndomain x\n\noptions ndots:2\n"
+    rest = "# kept\nnameserver 10.0.2.3\n\noptions ndots:2\n"
+    assert with_search(text, ("a.example", "b")) == "search a.example b\n" + rest
+    assert with_search(text, ()) == rest
+    assert with_search(rest, ("a",)) == "search a\n" + rest

@@ -17,7 +17,7 @@ from rootless.errors import HostError, UsageError
 
 @pytest.mark.parametrize("address", ["192.0.2.7", "10.0.2.15", None])
 def test_the_gateway_leads_to_the_host(monkeypatch: pytest.MonkeyPatch, address: str | None) -> None:
-    monkeypatch.setattr(netns.process, "host_address", lambda: address)
+    monkeypatch.setattr(netns.process, "host_address", lambda *, six=False: None if six else address)
     assert network.reserve(Network(mode="user")).settings.behind_gateway == address
     assert network.reserve(Network(mode="user", host_loopback=True)).settings.behind_gateway is None
 
@@ -96,6 +96,7 @@ def test_rules_know_the_names_in_the_containers_hosts() -> None:
     assert network.reserve(wanted).settings.egress == (
         "deny",
         "allow=192.168.7.2:80/tcp",
+        "allow=[fd00::2]:80/tcp",
         "allow=Host.containers.internal:80/tcp",
         "allow=192.0.2.1",
         "allow=[2001:db8::1]",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -40,6 +40,7 @@ class Line:
         ready, self.ready = os.pipe()
         self.server = uplink.Uplink(cast(Child, None), near, ready)
         self.notes: list[str] = []
+        self.domains: list[Sequence[str]] = []
         self.answers: list[tuple[bytes, str]] = []
 
     def answer(self, fd: int | None, error: str) -> None:
@@ -81,11 +82,15 @@ async def test_what_the_process_says_is_heard_until_it_dies(line: Line) -> None:
     line.say(b'{"note": "something is odd"}')
     for data in (b"not json", b"[]", b'{"note": 7}', b"\xff"):
         line.say(data, b"unasked")
+    line.say(b'{"search": ["a.example", "b"]}')
+    line.say(b'{"search": []}')
+    line.say(b'{"search": 7}')
     line.say(b'{"error": "no room"}')
     line.far.close()
     with trio.fail_after(10):
-        await line.server.attend(line.notes.append)
+        await line.server.attend(line.notes.append, line.domains.append)
     assert line.notes == ["something is odd"]
+    assert line.domains == [("a.example", "b"), ()]
     assert line.answers == [
         (b"first", "the network did not answer"),
         (b"", "no room"),
@@ -103,7 +108,7 @@ async def test_a_process_that_dies_early(line: Line) -> None:
     with pytest.raises(HostError, match="its process has died"):
         await line.server.attach(null)
     os.close(null)
-    await line.server.attend(line.notes.append)
+    await line.server.attend(line.notes.append, line.domains.append)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +140,7 @@ async def test_the_last_bytes_of_a_container_arrive(line: Line, answers: list[st
 
     with trio.fail_after(10):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(line.server.attend, line.notes.append)
+            nursery.start_soon(line.server.attend, line.notes.append, line.domains.append)
             nursery.start_soon(answer)
             await line.server.settled()
             nursery.cancel_scope.cancel()
