@@ -11,11 +11,12 @@ from ..container import driver
 from ..container.create import id_maps
 from ..errors import UsageError
 from ..image.model import Derive, Image
+from ..image.obtain import fetch
 from ..image.progress import progress_for
-from ..image.pull import pull as fetch
 from ..image.store import Store
 from ..oci.platform import Platform
 from ..oci.reference import Reference
+from ..oci.transports import Transport, parse
 from .command import Command
 from .registryflags import access, registry_flags
 from .session import Session, pass_session
@@ -62,8 +63,9 @@ def pull(
     if not names:
         raise UsageError("the name of an image is missing")
     wanted = _platform(platform, os_, arch, variant)
-    # The only transport of skopeo and Podman that a registry has; their documentation writes it in front.
-    references = [Reference.parse(name.removeprefix("docker://")) for name in names]
+    for place in map(parse, names):
+        if place.kind is Transport.DOCKER:
+            Reference.parse(place.reference)
     way = access(session, **flags)
     store = Store(session.settings.data)
     store.prepare()
@@ -72,19 +74,20 @@ def pull(
     choice = driver.choose(session.settings, wanted_driver, ids.uids.triples(), ids.gids.triples())
     derive = Derive.TREE if choice.driver == "overlay" else Derive.INDEX
 
-    async def fetch_one(reference: Reference) -> Image:
+    async def fetch_one(name: str) -> Image:
         with progress_for(sys.stderr, quiet=quiet) as progress:
             return await fetch(
                 store,
-                reference,
+                name,
+                directory=session.cwd,
                 platform=wanted,
                 access=way,
                 progress=progress,
                 derive=derive,
             )
 
-    for reference in references:
-        click.echo(session.run(fetch_one, reference).id)
+    for name in names:
+        click.echo(session.run(fetch_one, name).id)
 
 
 def _platform(platform: str | None, os: str | None, arch: str | None, variant: str | None) -> Platform | None:

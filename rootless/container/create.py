@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ..errors import CommandNotFound, ContainerError, HostError, UsageError
 from ..image.model import Derive, Image
 from ..image.store import ImageNotFound, Store
+from ..oci import transports
 from ..oci.platform import Platform
 from ..oci.reference import Reference
 from ..runtime import idmap
@@ -51,7 +52,8 @@ def create(
 def _image(
     session: Caller, store: Store, options: CreateOptions, derive: Derive, access: Callable[[], Access] | None
 ) -> Image:
-    if options.pull in ("missing", "never") and not options.platform:
+    in_store = transports.parse(options.image).kind is transports.Transport.DOCKER
+    if in_store and options.pull in ("missing", "never") and not options.platform:
         try:
             image = store.resolve(options.image)
         except ImageNotFound:
@@ -70,13 +72,14 @@ async def _obtain(
     # Not at the top: an engine's first command may come before all that talking to a registry needs is imported.
     from ..image.access import Access
     from ..image.derive import ensure
+    from ..image.obtain import PullPolicy, obtain
     from ..image.progress import progress_for
-    from ..image.pull import PullPolicy, obtain
 
     with progress_for(sys.stderr, quiet=options.quiet) as progress:
         image = await obtain(
             store,
             options.image,
+            directory=session.cwd,
             policy=PullPolicy(options.pull),
             platform=Platform.parse(options.platform) if options.platform else None,
             access=access() if access is not None else Access(environ=dict(session.environment)),

@@ -22,8 +22,9 @@ from rootless.errors import HostError, ImageError, RegistryError, UsageError
 from rootless.image.access import Access
 from rootless.image.auth import Credentials
 from rootless.image.model import Derive, Image
+from rootless.image.obtain import PullPolicy, obtain
 from rootless.image.progress import Quiet
-from rootless.image.pull import PullPolicy, obtain, pull
+from rootless.image.pull import pull
 from rootless.image.removal import remove_tree
 from rootless.image.store import ImageNotFound, Store
 from rootless.oci.digest import Digest
