@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import click
@@ -13,7 +13,7 @@ import msgspec
 
 from ..container.containers import Containers
 from ..errors import UsageError
-from ..image.model import Image
+from ..image.model import Image, ImageList
 from ..image.store import ImageNotFound, Store
 from ..oci.reference import Reference
 from . import times
@@ -51,15 +51,16 @@ class ImageSummary(msgspec.Struct, frozen=True, rename="pascal", kw_only=True):
     history: tuple[str, ...]
     names: tuple[str, ...]
     dangling: bool
+    is_manifest_list: bool = False
     created: int
     created_at: str
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """An image under one of its names."""
+    """An image, or a list of images, under one of its names."""
 
-    image: Image
+    image: Image | ImageList
     name: str
 
     @property
@@ -71,34 +72,40 @@ class Row:
         return (Reference.parse(self.name).tag if self.name else None) or _NONE
 
 
-def created_ns(image: Image) -> int:
-    return round(image.created.timestamp() * times.SECOND) if image.created else 0
+def created_ns(image: Image | ImageList) -> int:
+    """0 for a list, which does not say."""
+    return round(image.created.timestamp() * times.SECOND) if isinstance(image, Image) and image.created else 0
 
 
-def _created_at(image: Image) -> str:
-    return image.created.strftime("%Y-%m-%dT%H:%M:%SZ") if image.created else ""
+def _created_at(image: Image | ImageList) -> str:
+    return image.created.strftime("%Y-%m-%dT%H:%M:%SZ") if isinstance(image, Image) and image.created else ""
 
 
-def summarize(image: Image, containers: int) -> ImageSummary:
+def labels_of(image: Image | ImageList) -> dict[str, str]:
+    return (image.config.config.labels or {}) if isinstance(image, Image) else {}
+
+
+def summarize(image: Image | ImageList, containers: int) -> ImageSummary:
     return ImageSummary(
         id=image.id,
         repo_tags=image.names,
         repo_digests=image.repo_digests,
         size=image.size,
         virtual_size=image.size,
-        labels=image.config.config.labels or {},
+        labels=labels_of(image),
         containers=containers,
         digest=str(image.digest),
         history=image.names,
         names=image.names,
         dangling=not image.names,
+        is_manifest_list=isinstance(image, ImageList),
         created=created_ns(image) // times.SECOND,
         created_at=_created_at(image),
     )
 
 
 def _view(row: Row, summary: ImageSummary, now_ns: int, *, full: bool) -> View:
-    since = times.ago(created_ns(row.image), now_ns) if row.image.created else "N/A"
+    since = times.ago(created_ns(row.image), now_ns) if created_ns(row.image) else "N/A"
     return View(
         summary,
         {
@@ -114,13 +121,15 @@ def _view(row: Row, summary: ImageSummary, now_ns: int, *, full: bool) -> View:
     )
 
 
-def _tests(images: Sequence[Image], store: Store) -> Mapping[str, Test[Image]]:
+def image_tests(store: Store) -> Mapping[str, Test[Image | ImageList]]:
+    """What --filter can ask of images."""
+
     def moment(value: str) -> int:
         return created_ns(store.resolve(value))
 
     return {
         "dangling": lambda image, value: (not image.names) == _truth(value),
-        "label": lambda image, value: has_label(image.config.config.labels or {}, value),
+        "label": lambda image, value: has_label(labels_of(image), value),
         "reference": lambda image, value: any(_matches(name, value) for name in image.names),
         "id": lambda image, value: image.id.startswith(value.removeprefix("sha256:")),
         "before": lambda image, value: created_ns(image) < moment(value),
@@ -203,11 +212,11 @@ def images(
 ) -> None:
     """List images."""
     store = Store(session.settings.data)
-    found = store.images()
+    found: list[Image | ImageList] = [*store.images(), *store.indexes()]
     for damaged in store.damaged():
         names = ", ".join(damaged.names) or str(damaged.digest)
         click.echo(f"Warning: image {names} is damaged: {damaged.reason}; pull it again, or remove it", err=True)
-    found = matching(found, filters, _tests(found, store))
+    found = matching(found, filters, image_tests(store))
     if name:
         found = [image for image in found if _is_meant(image, name, store)]
     rows = [Row(image, text) for image in found for text in (image.names or ("",))]
@@ -231,12 +240,12 @@ def images(
     click.echo(render(format_, views, default=default, titles=TITLES, heading=not noheading), nl=False)
 
 
-def _is_meant(image: Image, text: str, store: Store) -> bool:
+def _is_meant(image: Image | ImageList, text: str, store: Store) -> bool:
     if any(_matches(name, text) for name in image.names):
         return True
     if re.search(r"[*?\[]", text):
         return False
     try:
-        return store.resolve(text).id == image.id
+        return (store.resolve_index if isinstance(image, ImageList) else store.resolve)(text).id == image.id
     except ImageNotFound:
         return False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ..container import ending
+from ..container import afterwards, ending
 from ..container.containers import Container, Containers
 from ..errors import ContainerError, RcontainError, UsageError
 from ..image.model import Image
@@ -50,8 +50,9 @@ def rmi(session: Session, force: bool, all_: bool, ignore: bool, no_prune: bool,
     if not all_ and not names:
         raise UsageError("image name or ID must be specified")
     targets = [image.id for image in store.images()] if all_ else list(names)
-    if all_:
-        targets += [str(damaged.digest) for damaged in store.damaged()]
+    if all_:  # lists first: while one is there, so are its images
+        targets = [str(one.digest) for one in store.indexes()] + targets
+        targets += [str(one.digest) for one in store.damaged()]
     code = 0
     for target in targets:
         try:
@@ -82,7 +83,7 @@ def _remove(session: Session, store: Store, target: str, *, force: bool, every_n
 
     while True:
         try:
-            return store.remove(target, in_use=in_use, force=every_name)
+            return store.remove(target, in_use=in_use, force=every_name, later=afterwards.do)
         except ImageInUse as error:
             if not force:
                 raise

@@ -14,7 +14,7 @@ import pytest
 import trio
 
 from rootless.cli import main
-from rootless.container import lock
+from rootless.container import afterwards, lock
 from rootless.container.containers import Container, Containers, new_id
 from rootless.container.options import CreateOptions, Published
 from rootless.container.record import MountPoint, Network, Record, State
@@ -70,6 +70,7 @@ class CommandLine:
         self._capture.readouterr()
         session = FakeSession({**self.environment, **(env or {})}, str(self.root))
         code = main.run(list(argv), session)
+        afterwards.run()
         out, err = self._capture.readouterr()
         return Result(code, out, err)
 

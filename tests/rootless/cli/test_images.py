@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 import pytest
 
 from rootless.image.store import Store
+from rootless.oci.documents import Document
+from rootless.oci.reference import Reference
 
 from .conftest import HELLO, NAME, RUNNING, CommandLine
 
@@ -154,3 +157,20 @@ def test_exists(two: CommandLine) -> None:
     assert two("container", "exists", "bew") == type(two("version"))(1, "", "")
     assert two("image", "exists", "hello").code == 0
     assert two("image", "exists", "hallo").code == 1
+
+
+def test_a_list_of_images(two: CommandLine) -> None:
+    store = Store(two.settings.data)
+    store.prepare()
+    kind = "application/vnd.oci.image.index.v1+json"
+    entries = [{"mediaType": one.manifest.media_type, "digest": str(one.digest), "size": 0} for one in store.images()]
+    raw = json.dumps({"schemaVersion": 2, "mediaType": kind, "manifests": entries}).encode()
+    found = store.add_index(Document(kind, raw), reference=Reference.parse("localhost/all:1"))
+    rows = [line.split() for line in two.lines("images", "-n")]
+    assert ["localhost/all", "1", found.short_id, "N/A"] in [row[:4] for row in rows]
+    document = {image["Id"]: image for image in two.json("images", "--format", "json")}[found.id]
+    assert document["IsManifestList"] and document["Names"] == ["localhost/all:1"]
+    assert names(two, "--filter", "reference=all") == names(two, "all") == ["localhost/all:1"]
+    assert len(names(two, "--filter", "label=team")) == 1
+    assert len(two.lines("rmi", "-a")) == 6
+    assert two.lines("images", "-q") == []
