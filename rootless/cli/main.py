@@ -42,6 +42,8 @@ VERBS = {
     "network": Verb("nouns", "network", CONTAINERS),
     "pull": Verb("pull", "pull", IMAGES),
     "images": Verb("images", "images", IMAGES),
+    "tags": Verb("tags", "tags", IMAGES, preload=False),
+    "search": Verb("tags", "search", IMAGES, hidden=True, preload=False),
     "rmi": Verb("rmi", "rmi", IMAGES),
     "tag": Verb("tag", "tag", IMAGES),
     "untag": Verb("tag", "untag", IMAGES),
