@@ -10,7 +10,7 @@ import socket
 import sys
 from collections.abc import Sequence
 
-from netns import syscalls
+from netns import sandbox, seccomp, syscalls
 from netns.api import ApiSocket
 from netns.driver import Driver
 from netns.errors import NetworkError
@@ -84,10 +84,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--disable-host-loopback", action="store_true", help="the gateway is not the host's 127.0.0.1")
     parser.add_argument("--netns-type", choices=("pid", "path", "tapfd"), default="pid", help="what the target is")
     parser.add_argument("--userns-path", metavar="PATH", help="the user namespace to enter first")
-    parser.add_argument(
-        "--enable-sandbox", action="store_true", help="accepted: capabilities are dropped with and without"
-    )
-    parser.add_argument("--enable-seccomp", action="store_true", help="accepted and without effect")
+    parser.add_argument("--enable-sandbox", action="store_true", help="open only what names of servers are read from")
+    parser.add_argument("--enable-seccomp", action="store_true", help="deny system calls that a network never needs")
     parser.add_argument("--outbound-addr", metavar="IPv4|IF", help="the host address, or interface, to send from")
     parser.add_argument("--outbound-addr6", metavar="IPv6|IF", help="the host address, or interface, to send from")
     parser.add_argument("--disable-dns", action="store_true", help="no name server at .3")
@@ -150,6 +148,7 @@ def _run(options: argparse.Namespace) -> None:
     try:
         syscalls.set_no_new_privs()
         syscalls.drop_capabilities(keep=syscalls.CAP_NET_BIND_SERVICE)  # for the ports that the API is asked for
+        _confine(options, driver)
         if options.ready_fd is not None:
             os.write(options.ready_fd, b"1")
             os.close(options.ready_fd)
@@ -165,6 +164,25 @@ def _run(options: argparse.Namespace) -> None:
         signal.set_wakeup_fd(-1)
         wake.close()
         wake_write.close()
+
+
+def _confine(options: argparse.Namespace, driver: Driver) -> None:
+    """Give up what the options say; a kernel that cannot do that is noted, since the network works without."""
+    if options.enable_sandbox:
+        sockets = [] if options.api_socket is None else [os.path.dirname(os.path.abspath(options.api_socket))]
+        try:
+            sandbox.enter(sockets)
+        except OSError as error:
+            driver.note(f"cannot enter the sandbox (the kernel must have Landlock): {error.strerror}")
+    if options.enable_seccomp:
+        program = seccomp.program(os.uname().machine)
+        try:
+            if program is None:
+                driver.note(f"no system calls are denied: those of {os.uname().machine} are not known")
+            else:
+                syscalls.seccomp_filter(program)
+        except OSError as error:
+            driver.note(f"cannot deny system calls (the kernel must have seccomp): {error.strerror}")
 
 
 def _enter(options: argparse.Namespace, settings: Settings) -> tuple[int, GuestSockets | None]:

@@ -13,7 +13,14 @@ _libc.prctl.argtypes = [ctypes.c_int, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_u
 _libc.capset.argtypes = [ctypes.c_char_p, ctypes.c_char_p]
 _libc.capget.argtypes = [ctypes.c_char_p, ctypes.c_char_p]
 
+_libc.syscall.restype = ctypes.c_long
+
 _PR_SET_PDEATHSIG = 1
+_PR_SET_SECCOMP = 22
+_SECCOMP_MODE_FILTER = 2
+_LANDLOCK_CREATE_RULESET, _LANDLOCK_ADD_RULE, _LANDLOCK_RESTRICT_SELF = 444, 445, 446  # everywhere the same
+_LANDLOCK_RULE_PATH_BENEATH = 1
+_LANDLOCK_CREATE_RULESET_VERSION = 1
 _PR_SET_NO_NEW_PRIVS = 38
 _CAPABILITY_VERSION_3 = 0x20080522
 _CAPABILITY_SETS = struct.Struct("=IIIIII")  # effective, permitted, inheritable; 0 to 31, then 32 to 63
@@ -58,3 +65,50 @@ def drop_capabilities(keep: int = 0) -> None:
         _check(_libc.capget(header, now))
         kept = keep & _CAPABILITY_SETS.unpack(now.raw)[1]
     _check(_libc.capset(header, _CAPABILITY_SETS.pack(kept, kept, 0, 0, 0, 0)))
+
+
+def seccomp_filter(program: bytes) -> None:
+    """prctl(2), PR_SET_SECCOMP: the calling thread obeys `program`, an array of struct sock_filter, for good."""
+    instructions = ctypes.create_string_buffer(program, len(program))
+    filter_ = struct.pack("@HP", len(program) // 8, ctypes.addressof(instructions))  # struct sock_fprog
+    argument = ctypes.create_string_buffer(filter_, len(filter_))
+    _check(_libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.addressof(argument), 0, 0))
+
+
+def landlock_version() -> int:
+    """landlock_create_ruleset(2): the version of the kernel's interface."""
+    return _check(
+        _libc.syscall(
+            ctypes.c_long(_LANDLOCK_CREATE_RULESET),
+            None,
+            ctypes.c_size_t(0),
+            ctypes.c_uint(_LANDLOCK_CREATE_RULESET_VERSION),
+        )
+    )
+
+
+def landlock_create(handled: int) -> int:
+    """landlock_create_ruleset(2): the descriptor of a new set of rules for the kinds of access in `handled`."""
+    attributes = ctypes.create_string_buffer(struct.pack("=Q", handled), 8)
+    return _check(
+        _libc.syscall(ctypes.c_long(_LANDLOCK_CREATE_RULESET), attributes, ctypes.c_size_t(8), ctypes.c_uint(0))
+    )
+
+
+def landlock_allow(ruleset: int, folder: int, access: int) -> None:
+    """landlock_add_rule(2): what is below `folder` may be accessed in the ways of `access`."""
+    attributes = ctypes.create_string_buffer(struct.pack("=Qi", access, folder), 12)
+    _check(
+        _libc.syscall(
+            ctypes.c_long(_LANDLOCK_ADD_RULE),
+            ctypes.c_int(ruleset),
+            ctypes.c_int(_LANDLOCK_RULE_PATH_BENEATH),
+            attributes,
+            ctypes.c_uint(0),
+        )
+    )
+
+
+def landlock_enter(ruleset: int) -> None:
+    """landlock_restrict_self(2): the calling thread obeys `ruleset`, for good."""
+    _check(_libc.syscall(ctypes.c_long(_LANDLOCK_RESTRICT_SELF), ctypes.c_int(ruleset), ctypes.c_uint(0)))

@@ -83,6 +83,14 @@ def test_it_can_do_no_more_than_it_needs(guest: int) -> None:
     assert "CapPrm:\t0000000000000000" in status and "NoNewPrivs:\t1" in status
 
 
+def test_confined_it_still_serves(guest: int) -> None:
+    port = serve_once(b"hello")
+    with slirp("-c", "--enable-sandbox", "--enable-seccomp", str(guest)) as process:
+        with open(f"/proc/{process.pid}/status") as file:
+            assert "Seccomp:\t2\n" in file.read()
+        assert in_guest(guest, sys.executable, "-c", FETCH.format("10.0.2.2", port)).strip() == "hello"
+
+
 def test_rules_for_what_may_be_reached(guest: int) -> None:
     port, other = serve_once(b"hello"), serve_once(b"hello")
     with slirp("-c", "--egress", f"allow=10.0.2.2:{port}", str(guest)):

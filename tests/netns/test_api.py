@@ -58,7 +58,8 @@ class Api:
 def api(tmp_path: Path) -> Iterator[Api]:
     path = str(tmp_path / "api")
     with a_guest() as guest:
-        with slirp("-c", "-a", path, "--disable-host-loopback", str(guest), "tap0"):
+        confined = ("--enable-sandbox", "--enable-seccomp")
+        with slirp("-c", "-a", path, "--disable-host-loopback", *confined, str(guest), "tap0"):
             yield Api(path, guest)
         assert not os.path.exists(path)
 
