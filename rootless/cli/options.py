@@ -12,10 +12,11 @@ import msgspec
 
 from ..container import signals
 from ..container.containers import check_name
-from ..container.options import CreateOptions, Limit, Link, MountRequest, Published
+from ..container.options import CreateOptions, Link, MountRequest, Published
 from ..errors import UsageError
 from ..runtime.rootdir import normalize
 from ..settings import STORAGE_DRIVERS
+from .limits import parse_limit
 from .mounts import parse_mount, parse_tmpfs, parse_volume
 from .networks import Choice, absolute, check_other, check_rules, parse_address, parse_extra_host, parse_network
 from .ports import parse_published
@@ -29,10 +30,6 @@ _PROXIES = tuple(
 )
 _SIZE = re.compile(r"(\d+)\s*([bkmgt]?)(?:i?b)?\Z", re.IGNORECASE)
 _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-_LIMITS = (
-    *("as", "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss"),
-    *("rtprio", "rttime", "sigpending", "stack"),
-)
 
 
 class Seconds(click.ParamType):  # type: ignore[type-arg]
@@ -132,6 +129,15 @@ _FLAGS = (
     click.option("--init", is_flag=True, help="Run a small init that forwards signals and reaps processes."),
     click.option("--platform", metavar="OS/ARCH", default="", help="Take the image for this platform."),
     click.option(
+        "--layers",
+        metavar="N",
+        type=int,
+        help="Only the first N layers, counted from the bottom; -N: the image as it was N layers ago.",
+    ),
+    click.option(
+        "--layer", metavar="DIGEST", default="", help="Only the layer whose diffID or blob begins with DIGEST."
+    ),
+    click.option(
         "--pull",
         metavar="WHEN",
         type=click.Choice(PULL_POLICIES),
@@ -207,12 +213,14 @@ def creation_options(session: Session, image: str, command: tuple[str, ...], fla
         add_hosts=tuple(parse_extra_host(text) for text in flags["add_host"]),
         init=flags["init"],
         platform=flags["platform"],
+        layer_count=flags["layers"],
+        layer=flags["layer"],
         pull=flags["pull"],
         user_namespace=flags["userns"],
         stop_signal=signals.parse(flags["stop_signal"]) if flags["stop_signal"] else None,
         stop_timeout=flags["stop_timeout"],
         labels=_labels(session, flags["label_file"], flags["label"]),
-        limits=tuple(_limit(text) for text in flags["ulimit"] if text != "host"),  # host: as the caller has them
+        limits=tuple(parse_limit(text) for text in flags["ulimit"] if text != "host"),  # host: as the caller has them
         shm_size=parse_size(flags["shm_size"], "--shm-size"),
         quiet=flags["quiet"],
         storage_driver=flags["storage_driver"] or session.settings.storage_driver,
@@ -354,25 +362,6 @@ def _no_port_twice(published: tuple[Published, ...], cwd: str) -> tuple[Publishe
         seen.add(key)
         found.append(port)
     return tuple(found)
-
-
-def _limit_value(word: str, text: str) -> int:
-    if word in ("unlimited", "-1"):
-        return -1
-    if not (word.isascii() and word.isdigit()):
-        raise UsageError(f'--ulimit "{text}": "{word}" is not a number', hint="use a number, or unlimited")
-    return int(word)
-
-
-def _limit(text: str) -> Limit:
-    name, separator, values = text.partition("=")
-    if not separator or name.lower() not in _LIMITS:
-        raise UsageError(f'--ulimit "{text}" is not NAME=SOFT[:HARD]', hint=f"the names are {', '.join(_LIMITS)}")
-    soft, _, hard = values.partition(":")
-    pair = (_limit_value(soft, text), _limit_value(hard or soft, text))
-    if pair[1] != -1 and (pair[0] == -1 or pair[0] > pair[1]):
-        raise UsageError(f'--ulimit "{text}": the soft limit is above the hard one')
-    return Limit(name=f"RLIMIT_{name.upper()}", soft=pair[0], hard=pair[1])
 
 
 def _security(texts: tuple[str, ...], cwd: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import CommandNotFound, ContainerError, HostError, UsageError
 from ..image.model import Derive, Image
+from ..image.selection import select_layers
 from ..image.store import ImageNotFound, Store
 from ..oci import transports
 from ..oci.platform import Platform
@@ -123,6 +124,7 @@ def _record(
 ) -> Container:
     config = image.config.config
     settings = session.settings
+    layers = select_layers(image, options.layer_count, options.layer)
     id = new_id()
     entrypoint = tuple(config.entrypoint or ()) if options.entrypoint is None else options.entrypoint
     command = options.command or (() if options.entrypoint is not None else tuple(config.cmd or ()))
@@ -147,7 +149,7 @@ def _record(
             image_id=image.id,
             image_name=_name_of(image, options.image),
             image_digest=str(image.digest),
-            layers=record_layers(image.layers),
+            layers=record_layers(layers),
             command=entrypoint + command,
             entrypoint=entrypoint,
             hostname=hostname or (os.uname().nodename if options.network == "host" else id[:12]),

@@ -93,6 +93,8 @@ class CreateOptions(msgspec.Struct, frozen=True, kw_only=True):
     add_hosts: tuple[str, ...] = ()
     init: bool = False
     platform: str = ""
+    layer_count: int | None = None  # so many from the bottom; negative: without so many from the top
+    layer: str = ""  # the beginning of a single one's digest
     pull: str = "missing"
     user_namespace: str = "host"
     stop_signal: int | None = None

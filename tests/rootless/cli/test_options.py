@@ -189,3 +189,11 @@ def test_ports_have_no_effect_without_a_network(options: Any) -> None:
 def test_flags_that_cannot_be(options: Any, argv: list[str]) -> None:
     with pytest.raises(UsageError):
         options(*argv)
+
+
+def test_some_of_the_layers(options: Any) -> None:
+    assert (options().layer_count, options().layer) == (None, "")
+    assert options("--layers", "-2").layer_count == options("--layers=-2").layer_count == -2
+    assert options("--layer", "2db31d6780fd").layer == "2db31d6780fd"
+    with pytest.raises(click.BadParameter):
+        options("--layers", "two")
