@@ -7,10 +7,14 @@ written, synced, and renamed only if its size and digest are those that were pro
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 from rootless.errors import HostError, ImageError
+from rootless.image import partial
 from rootless.image.workspace import Workspace
 from rootless.oci.digest import Digest
+
+_READ = 1 << 20
 
 
 class Blobs:
@@ -85,7 +89,22 @@ class Blobs:
 
     def writer(self, space: Workspace, digest: Digest, size: int) -> BlobWriter:
         """A writer for a blob of `size` bytes; nothing is there before its `commit`."""
-        return BlobWriter(space.file("blob"), self.path(digest), digest, size)
+        temporary = space.file("blob")
+        try:
+            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise _cannot_write(self.path(digest), error) from error
+        return BlobWriter(fd, temporary, self.path(digest), digest, size)
+
+    def resuming(self, space: Workspace, digest: Digest, size: int) -> BlobWriter:
+        """A writer that keeps what it has if it is left without `commit`, and begins with what an earlier one kept.
+
+        `replay` must come first.
+        """
+        taken = partial.take(os.path.dirname(self._path), digest)
+        if taken is None:
+            return self.writer(space, digest, size)
+        return BlobWriter(*taken, self.path(digest), digest, size, kept=True)
 
     def remove(self, digest: Digest) -> int:
         """Remove a blob; returns the bytes it had."""
@@ -102,24 +121,40 @@ class Blobs:
 
 
 class BlobWriter:
-    """Takes a blob's bytes in order. `commit` makes it appear; leaving the context without it leaves nothing.
+    """Takes a blob's bytes in order. `commit` makes it appear; leaving the context without it leaves nothing, or with
+    `kept` what is there for the next one.
 
     Raises ImageError as soon as more than `size` bytes arrive, and in `commit` for too few or the wrong ones;
     HostError where the disk is full or fails.
     """
 
-    def __init__(self, temporary: str, path: str, digest: Digest, size: int) -> None:
+    def __init__(self, fd: int, temporary: str, path: str, digest: Digest, size: int, *, kept: bool = False) -> None:
+        self._fd = fd
         self._temporary = temporary
         self._path = path
         self._digest = digest
         self._size = size
+        self._kept = kept
         self._hasher = digest.hasher()
-        self._committed = False
         self.written = 0
+
+    def replay(self) -> Iterator[bytes]:
+        """What an earlier writer kept, hashed: the blob's first bytes. More than there may be is dropped."""
         try:
-            self._file = open(temporary, "xb", buffering=0)  # noqa: SIM115  closed by __exit__
+            if not self._kept:
+                return
+            if os.fstat(self._fd).st_size > self._size:
+                os.ftruncate(self._fd, 0)
+            while chunk := os.read(self._fd, _READ):
+                self.written += len(chunk)
+                self._hasher.update(chunk)
+                yield chunk
         except OSError as error:
-            raise _cannot_write(path, error) from error
+            raise _cannot_write(self._temporary, error) from error
+
+    def discard(self) -> None:
+        """Keep nothing: what is there is wrong, or in the way."""
+        self._kept = False
 
     def write(self, chunk: bytes | memoryview) -> None:
         """Hash and keep the next bytes."""
@@ -130,7 +165,7 @@ class BlobWriter:
         try:
             rest = memoryview(chunk)
             while rest:
-                rest = rest[self._file.write(rest) :]
+                rest = rest[os.write(self._fd, rest) :]
         except OSError as error:
             raise _cannot_write(self._path, error) from error
 
@@ -146,24 +181,25 @@ class BlobWriter:
         """Verify, sync and rename."""
         self.verify()
         try:
-            os.fchmod(self._file.fileno(), 0o644)
-            os.fsync(self._file.fileno())
+            os.fchmod(self._fd, 0o644)
+            os.fsync(self._fd)
             os.makedirs(os.path.dirname(self._path), exist_ok=True)
             os.rename(self._temporary, self._path)
         except OSError as error:
             raise _cannot_write(self._path, error) from error
-        self._committed = True
+        self._kept = True
 
     def __enter__(self) -> BlobWriter:
         return self
 
     def __exit__(self, *details: object) -> None:
-        self._file.close()
-        if not self._committed:
-            try:
+        try:
+            if not self._kept:
                 os.unlink(self._temporary)
-            except FileNotFoundError:
-                return
+        except FileNotFoundError:
+            return  # its directory is gone already
+        finally:
+            os.close(self._fd)
 
 
 def _cannot_write(path: str, error: OSError) -> HostError:

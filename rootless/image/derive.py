@@ -8,11 +8,14 @@ from contextlib import aclosing
 
 import trio
 
+from rootless.image import partial
 from rootless.image.layer import lacking
-from rootless.image.model import DamagedBlob, Derive, Image, Layer
+from rootless.image.model import DamagedBlob, Derive, Image, Layer, StalePartial
 from rootless.image.progress import PullProgress
 from rootless.image.store import Store
 from rootless.image.worker import layer_worker
+
+Chunks = Callable[[int], AsyncGenerator[bytes, None]]
 
 
 class LayerMaker:
@@ -22,26 +25,31 @@ class LayerMaker:
         self._store = store
         self._derive = derive
         self._squash = squash
+        partial.sweep(store.path)
 
-    async def fetch(self, layer: Layer, chunks: AsyncGenerator[bytes, None], report: PullProgress) -> None:
-        """Have the layer in the store, from `chunks` if its blob is not there yet. They are not touched if it is."""
+    async def fetch(self, layer: Layer, chunks: Chunks, report: PullProgress) -> None:
+        """Have the layer in the store. `chunks(start)` gives the bytes of its blob from `start` on; it is asked for
+        what is not there yet, and perhaps again from the start.
+        """
         if self._store.blobs.has(layer.blob, layer.size) and not lacking(self._store, layer, self._derive):
             report.finish(layer.blob, "already here")
             return
         try:
             await self._fetch(layer, chunks, report)
-        except DamagedBlob as error:
+        except (DamagedBlob, StalePartial) as error:
             report.message(error.message)
             await self._fetch(layer, chunks, report)
 
-    async def _fetch(self, layer: Layer, chunks: AsyncGenerator[bytes, None], report: PullProgress) -> None:
+    async def _fetch(self, layer: Layer, chunks: Chunks, report: PullProgress) -> None:
         async with layer_worker(self._store, layer, self._derive, squash=self._squash) as worker:
             outcome = "already here"
-            if await worker.ready():
+            start = await worker.ready()
+            if start is not None:
                 outcome = "done"
                 report.start(layer.blob, layer.size)
-                async with aclosing(chunks):
-                    async for chunk in chunks:
+                report.advance(layer.blob, start)
+                async with aclosing(chunks(start)) as rest:
+                    async for chunk in rest:
                         await worker.send(chunk)
                         report.advance(layer.blob, len(chunk))
             notes = await worker.finish()

@@ -35,7 +35,8 @@ class LayerSink:
     """Takes the bytes of a layer's blob in order; `finish` makes what was asked for appear in the store.
 
     With `keep_blob` they become the store's blob, else they come from there. A context manager: leaving it without
-    `finish` leaves nothing. Raises ImageError for wrong data and HostError for a failing disk.
+    `finish` leaves what there is of the blob for another attempt, unless `discard` was called, and nothing else.
+    Raises ImageError for wrong data and HostError for a failing disk.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class LayerSink:
         self._unpacked = decompressor(layer.compression)
         with ExitStack() as stack:
             if keep_blob:
-                self._blob = stack.enter_context(store.blobs.writer(space, layer.blob, layer.size))
+                self._blob = stack.enter_context(store.blobs.resuming(space, layer.blob, layer.size))
             if Derive.INDEX in derive:
                 self._index = LayerIndex()
                 if layer.compression is not Compression.NONE:
@@ -70,10 +71,31 @@ class LayerSink:
                 self._parser = TarParser(data=self._tree is not None)
             self._stack = stack.pop_all()
 
+    def resume(self) -> int:
+        """Take in what an interrupted transfer has left of the blob; returns how many bytes that was. Comes first."""
+        if self._blob is None:
+            return 0
+        for chunk in self._blob.replay():
+            self._unpack(chunk)
+        return self._blob.written
+
+    @property
+    def is_short(self) -> bool:
+        """Whether the blob has fewer bytes so far than were promised."""
+        return self._blob is not None and self._blob.written < self._layer.size
+
+    def discard(self) -> None:
+        """Leave nothing of the blob behind, not even for another attempt."""
+        if self._blob is not None:
+            self._blob.discard()
+
     def write(self, chunk: bytes) -> None:
         """The next bytes of the blob."""
         if self._blob is not None:
             self._blob.write(chunk)
+        self._unpack(chunk)
+
+    def _unpack(self, chunk: bytes) -> None:
         for piece in self._unpacked.feed(chunk):
             self._lane.put(piece)
             if self._parser is not None:

@@ -26,6 +26,10 @@ class DamagedBlob(ImageError):
     """A blob of the store no longer has its digest. It has been removed; pulling the image brings it back."""
 
 
+class StalePartial(ImageError):
+    """What an interrupted transfer had left was wrong. It has been removed; the next attempt begins at the start."""
+
+
 @dataclass(frozen=True, slots=True)
 class Layer:
     """One layer: the digest of its uncompressed tar, and the blob that holds it."""

@@ -258,6 +258,7 @@ async def _fetch_layers(
     maker = LayerMaker(store, derive, squash=squash)
 
     async def one(layer: Layer) -> None:
-        await maker.fetch(layer, source.blob(descriptors[layer.blob]), report)
+        blob = descriptors[layer.blob]
+        await maker.fetch(layer, lambda start: source.blob(blob, start=start), report)
 
     await for_each_layer(list(dict.fromkeys(layers)), PARALLEL, one)

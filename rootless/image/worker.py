@@ -2,11 +2,12 @@
 
     parent                                       child
     bytes of the blob            -- pipe -->     LayerSink
-                                 <-- pipe --     {"ready": true|false}: false if the store has it all meanwhile
-                                 <-- pipe --     {"done": …} or {"error": …}
+                                 <-- pipe --     ready: from which byte on, or that the store has it all meanwhile
+                                 <-- pipe --     done, or failed: why
 
 The child takes the layer's lock first, so that two commands that want the same layer fetch it once. It dies with its
-parent, and ends without a trace in the store if the bytes end early. Cancelling the parent kills it.
+parent, and cancelling the parent kills it. If the bytes end early it leaves nothing in the store but those of the blob,
+from where the next attempt goes on (`rootless.image.partial`).
 """
 
 from __future__ import annotations
@@ -26,20 +27,21 @@ import trio
 from rootless.errors import HostError, ImageError, RcontainError, RegistryError, UsageError
 from rootless.image.layer import READ_SIZE, LayerSink, lacking
 from rootless.image.lock import FileLock
-from rootless.image.model import DamagedBlob, Derive, Layer
+from rootless.image.model import DamagedBlob, Derive, Layer, StalePartial
 from rootless.image.store import Store
 from rootless.image.workspace import sweep
 from rootless.syscalls import Prctl, prctl
 
 _ERRORS: dict[str, type[RcontainError]] = {
-    kind.__name__: kind for kind in (DamagedBlob, UsageError, HostError, RegistryError, ImageError, RcontainError)
+    kind.__name__: kind
+    for kind in (DamagedBlob, StalePartial, UsageError, HostError, RegistryError, ImageError, RcontainError)
 }
 
 
 class _Ready(msgspec.Struct, frozen=True, tag="ready"):
-    """The child waits for the blob; `wanted` is False if there is nothing left to do."""
+    """The child waits for the blob from byte `start` on; None if it needs no more of it."""
 
-    wanted: bool
+    start: int | None
 
 
 class _Done(msgspec.Struct, frozen=True, tag="done"):
@@ -56,6 +58,10 @@ class _Failed(msgspec.Struct, frozen=True, tag="failed"):
     hint: str | None = None
 
 
+class _CutOff(ImageError):
+    """The parent has gone, or has given up: what came stays for the next attempt."""
+
+
 _Message = _Ready | _Done | _Failed
 
 
@@ -67,10 +73,10 @@ class LayerWorker:
         self._answers = answers
         self._buffer = b""
 
-    async def ready(self) -> bool:
-        """Wait until the child has the layer's lock. False: the store has everything already."""
+    async def ready(self) -> int | None:
+        """Wait until the child has the layer's lock. From which byte on it wants the blob; None for nothing of it."""
         message = await self._next()
-        return isinstance(message, _Ready) and message.wanted
+        return message.start if isinstance(message, _Ready) else None
 
     async def send(self, chunk: bytes) -> None:
         """Pass on the next bytes. Raises what the child raised if it has given up."""
@@ -175,35 +181,66 @@ def _work(
             missing = lacking(store, layer, derive)
             have_blob = store.blobs.has(layer.blob, layer.size)
             wanted = bool(missing) or not have_blob
-            _answer(answers, _Ready(wanted and not (have_blob or from_store)))
             notes: list[str] = []
-            if wanted:
-                with (
-                    store.workspace() as space,
-                    LayerSink(store, layer, missing, space, keep_blob=not have_blob, squash=squash) as sink,
-                ):
-                    try:
-                        _pump(sink, store, layer, feed, have_blob=have_blob or from_store)
-                        sink.finish()
-                    except ImageError:
-                        if have_blob:
-                            _blame_blob(store, layer)
-                        raise
-                    notes = sink.notes
+            if not wanted:
+                _answer(answers, _Ready(None))
+            elif have_blob or from_store:
+                _answer(answers, _Ready(None))
+                notes = _derive(store, layer, missing, squash=squash)
+            else:
+                notes = _receive(store, layer, missing, squash=squash, feed=feed, answers=answers)
         finally:
             lock.unlink()
     _answer(answers, _Done(notes))
 
 
-def _pump(sink: LayerSink, store: Store, layer: Layer, feed: int, *, have_blob: bool) -> None:
-    if have_blob:
-        path = store.blobs.path(layer.blob)
+def _receive(store: Store, layer: Layer, missing: Derive, *, squash: bool, feed: int, answers: int) -> list[str]:
+    """The blob comes from the parent, but for what an earlier transfer has left. Returns notes."""
+    with (
+        store.workspace() as space,
+        LayerSink(store, layer, missing, space, keep_blob=True, squash=squash) as sink,
+    ):
+        start = None
         try:
-            feed = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            raise ImageError(f"blob {layer.blob} is missing from the store", hint="pull the image again") from error
-    while chunk := os.read(feed, READ_SIZE):
-        sink.write(chunk)
+            start = sink.resume()
+            _answer(answers, _Ready(start if start < layer.size or not layer.size else None))
+            while chunk := os.read(feed, READ_SIZE):
+                sink.write(chunk)
+            if sink.is_short:
+                raise _CutOff(f"layer {layer.blob.short} is cut off")
+            sink.finish()
+        except _CutOff:
+            raise
+        except ImageError as error:
+            sink.discard()
+            if start == 0:
+                raise
+            raise StalePartial(f"layer {layer.blob.short} begins again: {error.message}") from error
+        except HostError:
+            sink.discard()  # most likely the disk is full
+            raise
+        return sink.notes
+
+
+def _derive(store: Store, layer: Layer, missing: Derive, *, squash: bool) -> list[str]:
+    """The blob is in the store. Returns notes."""
+    try:
+        blob = open(store.blobs.path(layer.blob), "rb", buffering=0)  # noqa: SIM115  closed below
+    except OSError as error:
+        raise ImageError(f"blob {layer.blob} is missing from the store", hint="pull the image again") from error
+    with (
+        blob,
+        store.workspace() as space,
+        LayerSink(store, layer, missing, space, keep_blob=False, squash=squash) as sink,
+    ):
+        try:
+            while chunk := blob.read(READ_SIZE):
+                sink.write(chunk)
+            sink.finish()
+        except ImageError:
+            _blame_blob(store, layer)
+            raise
+        return sink.notes
 
 
 def _blame_blob(store: Store, layer: Layer) -> None:
