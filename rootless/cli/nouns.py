@@ -18,6 +18,9 @@ CONTAINER = {
     },
     "inspect": Verb("inspect", "container_inspect"),
     "exists": Verb("exists", "container_exists"),
+    "commit": Verb("commit", "commit", preload=False),
+    "export": Verb("export", "export", preload=False),
+    "diff": Verb("diff", "container_diff", preload=False),
 }
 
 IMAGE = {
@@ -28,6 +31,8 @@ IMAGE = {
     "tag": Verb("tag", "tag"),
     "untag": Verb("tag", "untag"),
     "inspect": Verb("inspect", "image_inspect"),
+    "import": Verb("import_", "import_", preload=False),
+    "diff": Verb("diff", "image_diff", preload=False),
     "exists": Verb("exists", "image_exists"),
 }
 
