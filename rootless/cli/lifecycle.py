@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import click
 
-from ..container import control, ending, signals, sweep
+from ..container import control, ending, sharing, signals, sweep
 from ..container.caller import Caller
 from ..container.containers import Container, Containers
 from ..errors import ContainerError, RcontainError, UsageError
@@ -187,6 +187,7 @@ def kill(session: Caller, signal_: str, all_: bool, names: tuple[str, ...], late
 @click.option("-f", "--force", is_flag=True, help="Stop running containers first; do not complain about missing ones.")
 @click.option("-v", "--volumes", is_flag=True, help="Remove their anonymous volumes too.")
 @click.option("-i", "--ignore", is_flag=True, help="Do not complain about containers that are not there.")
+@click.option("--depend", is_flag=True, help="Remove the containers that have its network, too.")
 @_TIME
 @_ALL
 @_LATEST
@@ -195,6 +196,7 @@ def kill(session: Caller, signal_: str, all_: bool, names: tuple[str, ...], late
 def rm(
     session: Caller,
     force: bool,
+    depend: bool,
     volumes: bool,
     ignore: bool,
     seconds: int | None,
@@ -207,6 +209,7 @@ def rm(
     containers = Containers(session.settings)
     containers.clear_up()
     code = 0
+    chosen: dict[str, tuple[str, Container]] = {}
     for name in _to_remove(containers, names, all_, latest):
         try:
             container = containers.find(name)
@@ -214,8 +217,11 @@ def rm(
             if not (ignore or force):
                 click.echo(f"Error: {error}", err=True)
                 code = code or 1  # Podman's exit code for a container that does not exist
-            continue
+        else:
+            chosen.setdefault(container.id, (name, container))
+    for name, container in _dependents_first(containers, chosen, depend):
         try:
+            _check_dependents(containers, container)
             limit = 10 if seconds is None else seconds
             session.run(_remove, container, force, None if limit < 0 else limit, volumes)
         except RcontainError as error:
@@ -229,6 +235,33 @@ def _to_remove(containers: Containers, names: tuple[str, ...], all_: bool, lates
     if names and not all_:
         return list(names)
     return [container.id for container in _without_names(containers, all_, latest)]
+
+
+def _dependents_first(
+    containers: Containers, chosen: dict[str, tuple[str, Container]], depend: bool
+) -> list[tuple[str, Container]]:
+    """In an order in which each can be removed; with `depend` those that have the network of another, too."""
+    result: dict[str, tuple[str, Container]] = {}
+
+    def add(name: str, container: Container) -> None:
+        for other in sharing.dependents(containers, container):
+            if other.id not in result and (depend or other.id in chosen):
+                add(*chosen.get(other.id, (other.id, other)))
+        result.setdefault(container.id, (name, container))
+
+    for name, container in chosen.values():
+        add(name, container)
+    return list(result.values())
+
+
+def _check_dependents(containers: Containers, container: Container) -> None:
+    others = sharing.dependents(containers, container)
+    if others:
+        raise ContainerError(
+            f"cannot remove container {container.id}: {', '.join(other.id for other in others)} has its network and"
+            " must be removed before",
+            hint="--depend removes both",
+        )
 
 
 async def _remove(container: Container, force: bool, seconds: float | None, volumes: bool) -> None:

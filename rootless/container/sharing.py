@@ -16,6 +16,7 @@ from contextlib import contextmanager
 
 import msgspec
 
+from .. import syscalls
 from ..errors import ContainerError, HostError
 from ..oci.runtime import NamespaceType
 from ..settings import Settings
@@ -28,6 +29,7 @@ from .record import Network, Record
 _NS_GET_USERNS = 0xB701  # ioctl_ns(2)
 _NS_GET_NSTYPE = 0xB703
 _FILES = ("hosts", "resolv.conf")
+_LOW_PORTS = "/proc/sys/net/ipv4/ip_unprivileged_port_start"
 
 
 class Shared(msgspec.Struct, frozen=True):
@@ -90,6 +92,8 @@ def _of_container(settings: Settings, record: Record, fds: dict[NamespaceType, i
         pid = other.state().pid
         for kind, name in kinds.items():
             fds[kind] = os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC)
+        if kinds and NamespaceType.USER not in kinds:
+            _open_low_ports(fds[NamespaceType.NETWORK])
         signal.pidfd_send_signal(pidfd, 0)  # it has not made place for another process of that number
     except OSError as error:
         raise ContainerError(
@@ -105,6 +109,20 @@ def _of_container(settings: Settings, record: Record, fds: dict[NamespaceType, i
         files={name: path for name, path in paths.items() if os.path.exists(path)},
         is_host=theirs.network.mode == "host",
     )
+
+
+def _open_low_ports(namespace: int) -> None:
+    """Lets everybody in a network namespace bind ports below 1024: whose user namespace is another than the one that
+    it belongs to has no capability there, though its own root may expect so. Nothing is lost where that fails."""
+    child = os.fork()
+    if not child:
+        try:
+            syscalls.setns(namespace, Clone.NEWNET)
+            with open(_LOW_PORTS, "w", encoding="ascii") as file:
+                file.write("0")
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
 
 
 def _open(path: str) -> int:
@@ -128,6 +146,19 @@ def _open(path: str) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def dependents(containers: Containers, container: Container) -> list[Container]:
+    """The containers that have the network of this one, without those that have theirs."""
+    found = []
+    for other in containers:
+        try:
+            network = other.record().network
+        except (ContainerError, FileNotFoundError):
+            continue  # it has just been removed
+        if network.mode == "container" and network.target == container.id:
+            found.append(other)
+    return found
 
 
 def owner(settings: Settings, network: Network) -> Container | None:

@@ -142,6 +142,28 @@ def test_other_containers_in_the_network_of_one(auto_box: Rcontain, demo: str, f
         assert "10.0.2.100/24" in auto_box.text("exec", "second", "ip", "-o", "addr", "show", "tap0")
 
 
+def test_low_ports_of_a_root_that_is_none_for_the_network(auto_box: Rcontain, demo: str) -> None:
+    """Another user namespace than the one that the network belongs to."""
+    with running(auto_box, demo, "first"):
+        script = "nc -l -p 80 & until netstat -ltn | grep -q ':80 '; do kill -0 $! || exit; sleep 0.02; done; kill $!"
+        sh(auto_box, demo, script, "--network", "container:first", "--userns", "keep-id")
+
+
+def test_a_container_whose_network_others_have_is_removed_after_them(box: Rcontain, demo: str) -> None:
+    for name, network in (("a", "user"), ("b", "container:a"), ("c", "container:b")):
+        box("create", "--name", name, "--network", network, demo, "true")
+    for flags in ((), ("-f",)):
+        refused = box("rm", *flags, "a", check=False)
+        assert refused.returncode and "must be removed before" in refused.stderr.decode()
+    assert box.text("rm", "a", "b", "c").split() == ["c", "b", "a"]
+    for name, network in (("a", "user"), ("b", "container:a"), ("c", "container:b")):
+        box("create", "--name", name, "--network", network, demo, "true")
+    assert len(box.text("rm", "--depend", "a").split()) == 3 and not box.text("ps", "-aq")
+    for name, network in (("a", "user"), ("b", "container:a")):
+        box("create", "--name", name, "--network", network, demo, "true")
+    assert len(box.text("rm", "-a").split()) == 2
+
+
 def test_the_hosts_network_by_another_container(auto_box: Rcontain, demo: str) -> None:
     inode = os.readlink("/proc/self/ns/net")
     with running(auto_box, demo, "first", "--network", "host"):

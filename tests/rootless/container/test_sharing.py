@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rootless.container import sharing
-from rootless.container.containers import Container
+from rootless.container.containers import Container, Containers
 from rootless.container.record import Network
 from rootless.errors import ContainerError, HostError, RcontainError
 from tests.rootless.container.conftest import Store
@@ -35,6 +35,14 @@ def test_a_container_that_does_not_run_or_is_gone(store: Store) -> None:
     with pytest.raises(ContainerError, match="no such container"):
         enter(guest)
     assert sharing.owner(store.settings, guest.record().network) is None
+
+
+def test_who_depends_on_a_container(store: Store) -> None:
+    first = store.create("first", network=Network(mode="user"))
+    second = store.create("second", network=Network(mode="container", target=first.id))
+    store.create("third", network=Network(mode="container", target=second.id))
+    containers = Containers(store.settings)
+    assert [each.id for each in sharing.dependents(containers, first)] == [second.id]
 
 
 def test_through_others(store: Store) -> None:
