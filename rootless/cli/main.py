@@ -45,6 +45,8 @@ VERBS = {
     "network": Verb("nouns", "network", CONTAINERS),
     "pull": Verb("pull", "pull", IMAGES),
     "import": Verb("import_", "import_", IMAGES, preload=False),
+    "load": Verb("load", "load", IMAGES, preload=False),
+    "save": Verb("save", "save", IMAGES, preload=False),
     "images": Verb("images", "images", IMAGES),
     "tags": Verb("tags", "tags", IMAGES, preload=False),
     "search": Verb("tags", "search", IMAGES, hidden=True, preload=False),

@@ -27,6 +27,8 @@ IMAGE = {
     "ls": Verb("images", "images"),
     "list": Verb("images", "images", hidden=True),
     "pull": Verb("pull", "pull"),
+    "load": Verb("load", "load", preload=False),
+    "save": Verb("save", "save", preload=False),
     "rm": Verb("rmi", "rmi"),
     "tag": Verb("tag", "tag"),
     "untag": Verb("tag", "untag"),

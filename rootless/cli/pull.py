@@ -13,6 +13,7 @@ from ..errors import UsageError
 from ..image.model import Derive, Image
 from ..image.obtain import fetch
 from ..image.progress import progress_for
+from ..image.shortnames import Choose, ask_user
 from ..image.store import Store
 from ..oci.platform import Platform
 from ..oci.reference import Reference
@@ -69,10 +70,8 @@ def pull(
     way = access(session, **flags)
     store = Store(session.settings.data)
     store.prepare()
-    ids = id_maps("host")
-    wanted_driver = session.settings.storage_driver
-    choice = driver.choose(session.settings, wanted_driver, ids.uids.triples(), ids.gids.triples())
-    derive = Derive.TREE if choice.driver == "overlay" else Derive.INDEX
+    derive = derived(session)
+    choose = chooser(session)
 
     async def fetch_one(name: str) -> Image:
         with progress_for(sys.stderr, quiet=quiet) as progress:
@@ -84,10 +83,26 @@ def pull(
                 access=way,
                 progress=progress,
                 derive=derive,
+                choose=choose,
             )
 
     for name in names:
         click.echo(session.run(fetch_one, name).id)
+
+
+def derived(session: Session) -> Derive:
+    """What containers will need of layers, with the driver that they get unless they ask for another one."""
+    ids = id_maps("host")
+    wanted = session.settings.storage_driver
+    choice = driver.choose(session.settings, wanted, ids.uids.triples(), ids.gids.triples())
+    return Derive.TREE if choice.driver == "overlay" else Derive.INDEX
+
+
+def chooser(session: Session) -> Choose | None:
+    """Asks which image a short name means, where there is somebody to ask."""
+    if not (session.is_terminal(0) and session.is_terminal(2)):
+        return None
+    return lambda found: ask_user(found, sys.stdin, sys.stderr)
 
 
 def _platform(platform: str | None, os: str | None, arch: str | None, variant: str | None) -> Platform | None:

@@ -12,6 +12,7 @@ from typing import Annotated
 import msgspec
 
 from rootless.errors import ImageError
+from rootless.image.conversion import Format, converted
 from rootless.image.filesource import FileSource, chunks
 from rootless.image.layouts import Offer, as_reference
 from rootless.image.members import Files, read, read_at
@@ -24,7 +25,6 @@ from rootless.oci.documents import (
     Descriptor,
     Document,
     Manifest,
-    encode,
     parse_config,
 )
 from rootless.oci.mediatype import MediaType
@@ -78,8 +78,7 @@ def _offer(files: Files, item: _Item, identity: Identity) -> Offer:
         places.update({layer.digest: name for layer, name in zip(layers, names, strict=True)})
         described = Descriptor(MediaType.OCI_CONFIG, Digest.of(config), len(config))
         places[described.digest] = item.config
-        manifest = Manifest(config=described, layers=tuple(layers), media_type=MediaType.OCI_MANIFEST)
-        return Document(MediaType.OCI_MANIFEST, encode(manifest))
+        return converted(Manifest(config=described, layers=tuple(layers)), Format.OCI)
 
     names = tuple(dict.fromkeys(name for tag in item.repo_tags or () if (name := as_reference(tag))))
     return Offer(

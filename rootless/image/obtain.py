@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from rootless.errors import ImageError, RegistryError, UsageError
 from rootless.image.access import Access
-from rootless.image.locations import Choose, Locations
+from rootless.image.locations import Locations
 from rootless.image.lookup import ImageNotFound
 from rootless.image.model import Derive, Image
 from rootless.image.places import chosen, opened
@@ -14,6 +14,7 @@ from rootless.image.policy import Policy
 from rootless.image.progress import PullProgress, Quiet
 from rootless.image.pull import pull, take
 from rootless.image.registry import Registry
+from rootless.image.shortnames import Choose, local_names
 from rootless.image.store import Store
 from rootless.oci.platform import Platform
 from rootless.oci.transports import Place, Transport, parse
@@ -162,11 +163,7 @@ def _resolve(store: Store, text: str, access: Access) -> Image:
     try:
         return store.resolve(text)
     except ImageNotFound:
-        try:
-            references = Locations.load(access.environ).names(text)
-        except UsageError:
-            references = ()  # the user has to say which; or it is an ID
-        for reference in references:
+        for reference in local_names(text, access.environ):
             if (image := store.find(reference)) is not None:
                 return image
         raise
