@@ -176,7 +176,9 @@ class Driver(Loop):
                 event.flow.relay.expired()
 
     def _handle(self, event: Event) -> None:
-        if isinstance(event, TcpReceived):
+        if isinstance(event, TcpOpened):
+            self._on_opened(event.flow)
+        elif isinstance(event, TcpReceived):
             relay = event.flow.relay
             if relay is not None:
                 relay.received()
@@ -188,8 +190,6 @@ class Driver(Loop):
                 event.flow.relay.changed()
         elif isinstance(event, Datagram):
             self._on_datagram(event)
-        elif isinstance(event, TcpOpened):
-            self._on_opened(event.flow)
         elif isinstance(event, EchoRequested):
             self.pings.forward(event)
         elif isinstance(event, UdpExpired) and event.flow.relay is not None:

@@ -283,6 +283,8 @@ class TcpRelay:
                     return
             delivered.clear()
             self._driver.stack.touch(self._flow)  # the window may open
+            if not (self._unsent or connection.signals):
+                return  # as it was
         if connection.signals:
             signals, connection.signals = connection.signals, []
             for signal in signals:

@@ -111,7 +111,7 @@ class Stack(Internet):
                         self._poll_flow(flow, now, hold)
                     except Exception as error:  # noqa: BLE001  one flow ends, not all
                         self._give_up(flow, error)
-        if now >= self._sweep_at and self.udp:
+        if now >= self._sweep_at:
             self._sweep_at = now + _SWEEP_SECONDS
             for expired in self.udp.expire(now):
                 self._events.append(UdpExpired(expired))
@@ -122,7 +122,7 @@ class Stack(Internet):
 
     def deadline(self) -> float | None:
         """When `poll` must be called next if nothing else happens."""
-        due = self.udp.deadline() if self.udp else None
+        due = self.udp.deadline()
         if due is not None and due < self._sweep_at:
             due = self._sweep_at
         if self._timers and (due is None or self._timers[0][0] < due):
@@ -222,8 +222,9 @@ class Stack(Internet):
 
     def receive(self, frame: Buffer, now: float) -> None:
         """One frame from the TAP, virtio header included."""
-        if len(frame) < _SHORTEST or not self._receive_ordinary(memoryview(frame), now):
-            super().receive(frame, now)
+        view = frame if type(frame) is memoryview else memoryview(frame)
+        if len(view) < _SHORTEST or not self._receive_ordinary(view, now):
+            super().receive(view, now)
 
     def _receive_ordinary(self, frame: memoryview, now: float) -> bool:
         """Take a TCP segment in a packet without options or fragments whose checksums the guest's kernel vouches for.

@@ -109,7 +109,8 @@ class Connection(Transmitter):
     def send_room(self) -> int:
         """How many bytes `send` takes now."""
         buffer = self.buffer
-        return max(0, self.capacity - buffer.end + buffer.start)
+        room = self.capacity - buffer.end + buffer.start
+        return room if room > 0 else 0
 
     def send(self, data: bytes | memoryview) -> None:
         """Queue `data`, which stays as it is until it is acknowledged; the owner keeps to `send_room()`."""
@@ -287,8 +288,9 @@ class Connection(Transmitter):
         self.snd_una = ack
         if self.snd_nxt < ack:
             self.snd_nxt = ack
-        if len(self.buffer) and ack > self.buffer.start:
-            self.buffer.acknowledge(min(ack, self.buffer.end))
+        buffer = self.buffer
+        if buffer.start < buffer.end and ack > buffer.start:
+            buffer.acknowledge(min(ack, buffer.end))
         self._retries = 0
         self._duplicates = 0
         self._rto.progress()

@@ -15,7 +15,7 @@ class ReceiveWindow:
     not passed on yet: they count against `capacity`. `step` is the smallest advance of the edge worth announcing.
     """
 
-    __slots__ = ("_reassembly", "_step", "capacity", "delivered", "edge", "fin", "nxt", "unconsumed")
+    __slots__ = ("_reassembly", "_step", "_worthwhile", "capacity", "delivered", "edge", "fin", "nxt", "unconsumed")
 
     def __init__(self, capacity: int, step: int) -> None:
         self.capacity = capacity
@@ -24,6 +24,7 @@ class ReceiveWindow:
         self.unconsumed = 0
         self.delivered: list[Buffer] = []
         self._step = step
+        self._worthwhile = min(capacity // 2, step)
         self._reassembly: Reassembly | None = None  # made when something is ahead of its turn
         self.fin: int | None = None  # where the peer's stream ends
 
@@ -32,6 +33,7 @@ class ReceiveWindow:
         self.nxt = self.edge = first
         if not scaled:
             self.capacity = min(self.capacity, UNSCALED_LIMIT)
+            self._worthwhile = min(self.capacity // 2, self._step)
 
     def announce_at_once(self) -> int:
         """The window for a SYN, which is never scaled."""
@@ -46,8 +48,9 @@ class ReceiveWindow:
 
     def next_edge(self) -> int:
         """The edge to announce; it never retreats, and advances by worthwhile steps (RFC 9293 section 3.8.6.2.2)."""
-        edge = self.nxt + max(0, self.capacity - self.unconsumed)
-        return edge if edge - self.edge >= min(self.capacity // 2, self._step) else self.edge
+        room = self.capacity - self.unconsumed
+        edge = self.nxt + room if room > 0 else self.nxt
+        return edge if edge - self.edge >= self._worthwhile else self.edge
 
     def accepts(self, seq: int, length: int, *, fin: bool) -> bool:
         """Whether a segment has something for the window (RFC 9293 section 3.10.7.4, first check).

@@ -26,8 +26,8 @@ class RetransmissionTimeout:
         else:
             self._variation += (abs(self._smoothed - rtt) - self._variation) / 4
             self._smoothed += (rtt - self._smoothed) / 8
-        self._base = min(_MAXIMUM, max(_MINIMUM, self._smoothed + 4 * self._variation))
-        self.value = self._base
+        base = self._smoothed + 4 * self._variation
+        self._base = self.value = _MINIMUM if base < _MINIMUM else min(base, _MAXIMUM)
 
     def back_off(self) -> None:
         """The timer expired: wait twice as long for the next."""
