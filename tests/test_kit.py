@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -52,6 +53,13 @@ def test_work_is_root_of_a_namespace_with_many_ids() -> None:
     uid, gid, pid, lines = in_namespaces(_identity, extra=Clone.NEWPID)
     assert (uid, gid, pid) == (1000, 1000, 1)
     assert lines >= 2
+
+
+@pytest.mark.userns
+@pytest.mark.parametrize("extra", [Clone.NONE, Clone.NEWPID])
+def test_work_that_hangs_is_ended_and_says_where(extra: Clone) -> None:
+    with pytest.raises(WorkFailed, match=r"has not ended after 0.5 seconds; it was in \d+: "):
+        in_namespaces(threading.Event().wait, extra=extra, patience=0.5)
 
 
 def _fail() -> None:

@@ -14,14 +14,17 @@ import ctypes
 import os
 import pickle
 import pwd
+import select
 import signal
 import subprocess
+import time
 import traceback
 from collections.abc import Callable
 from enum import IntFlag
 from typing import TypeVar
 
 Result = TypeVar("Result")
+PATIENCE = 110.0  # seconds: what pyproject.toml allows a test, and a little less
 
 
 class Clone(IntFlag):
@@ -44,10 +47,17 @@ class WorkFailed(AssertionError):
     """The function raised; the message is its traceback in the child."""
 
 
-def in_namespaces(work: Callable[[], Result], *, extra: Clone = Clone.NONE, single_id: bool = False) -> Result:
+def in_namespaces(
+    work: Callable[[], Result],
+    *,
+    extra: Clone = Clone.NONE,
+    single_id: bool = False,
+    patience: float = PATIENCE,
+) -> Result:
     """Run `work` as root of new user and mount namespaces, and of the namespaces in `extra`.
 
-    With `single_id` only this user is mapped, as for one without subordinate ids. Raises WorkFailed if `work` raises.
+    With `single_id` only this user is mapped, as for one without subordinate ids. Raises WorkFailed if `work` raises,
+    and if it has not ended after `patience` seconds: then its process is killed, and the message says where it was.
     """
     ready_read, ready_write = os.pipe()
     mapped_read, mapped_write = os.pipe()
@@ -67,8 +77,12 @@ def in_namespaces(work: Callable[[], Result], *, extra: Clone = Clone.NONE, sing
         os.write(mapped_write, b"mapped")
         os.close(mapped_write)
         mapped_write = -1
-        with open(result_read, "rb", closefd=False) as file:
-            outcome = file.read()
+        outcome = _read(result_read, patience)
+        if outcome is None:
+            raise WorkFailed(f"the child has not ended after {patience:g} seconds; it was in {_where(child)}")
+    except BaseException:
+        os.kill(child, signal.SIGKILL)  # a timeout of the test's own may have come before; it must not wait for ever
+        raise
     finally:
         if mapped_write != -1:
             os.close(mapped_write)
@@ -80,6 +94,40 @@ def in_namespaces(work: Callable[[], Result], *, extra: Clone = Clone.NONE, sing
     if not ok:
         raise WorkFailed(value)
     return value  # type: ignore[no-any-return]
+
+
+def _read(fd: int, patience: float) -> bytes | None:
+    """Everything until the end; None where that does not come in time."""
+    deadline = time.monotonic() + patience
+    pieces = []
+    while True:
+        left = deadline - time.monotonic()
+        if left <= 0 or not select.select([fd], [], [], left)[0]:
+            return None
+        piece = os.read(fd, 1 << 16)
+        if not piece:
+            return b"".join(pieces)
+        pieces.append(piece)
+
+
+def _where(pid: int) -> str:
+    """In which system calls a process and its children are, as the kernel names them."""
+    places = []
+    for each in (pid, *_children(pid)):
+        try:
+            with open(f"/proc/{each}/wchan", encoding="ascii") as file:
+                places.append(f"{each}: {file.read() or '?'}")
+        except OSError:
+            places.append(f"{each}: ?")
+    return ", ".join(places)
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
+            return [int(word) for word in file.read().split()]
+    except OSError:
+        return []
 
 
 def _child(work: Callable[[], object], extra: Clone, ready: int, mapped: int, result: int) -> None:

@@ -20,6 +20,7 @@ pytestmark = [pytest.mark.userns, pytest.mark.tun]
 
 BAD = Chances(lost=0.02, repeated=0.02, late=0.05)
 SIZE = 6 << 20
+BULK_PATIENCE = 100.0  # seconds: many losses in a row on a busy machine
 
 
 def digest(data: bytes) -> bytes:
@@ -35,12 +36,14 @@ def test_bulk_arrives_whole_both_ways(seed: int, mtu: int, gateway: str, loopbac
         data = random.Random(seed).randbytes(SIZE)
 
         def server(connection: socket.socket) -> None:
+            connection.settimeout(BULK_PATIENCE)
             heard = receive_all(connection)
             connection.sendall(digest(heard))
             connection.sendall(data)
 
         def client() -> bool:
             with connect(gateway, port) as sock:
+                sock.settimeout(BULK_PATIENCE)  # of Python's sendall for all of it, not for some progress
                 sock.sendall(data)
                 sock.shutdown(socket.SHUT_WR)
                 answer = receive_all(sock)
