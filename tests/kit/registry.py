@@ -13,8 +13,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .tokenserver import TokenServer
 
 PROGRAM = "/usr/bin/docker-registry"
+PAUSE = 0.1
 
 _CONFIG = """\
 version: 0.1
@@ -27,12 +32,17 @@ http: {{addr: "127.0.0.1:{port}"{tls}}}
 
 @contextmanager
 def registry(
-    directory: str, *, htpasswd: str | None = None, certificate: tuple[str, str] | None = None
+    directory: str,
+    *,
+    htpasswd: str | None = None,
+    certificate: tuple[str, str] | None = None,
+    clients: str | None = None,
+    tokens: TokenServer | None = None,
 ) -> Iterator[str]:
     """A running registry; yields its address, `127.0.0.1:port`.
 
     `htpasswd`: a file of bcrypt lines, to ask for a password. `certificate`: paths of a certificate and its key, for
-    TLS.
+    TLS; `clients`: the path of the authority whose certificates clients must show then. `tokens`: ask for tokens.
     """
     assert os.path.exists(PROGRAM), "Debian's package docker-registry is not installed"
     with socket.socket() as probe:
@@ -44,8 +54,8 @@ def registry(
             _CONFIG.format(
                 data=os.path.join(directory, "data"),
                 port=port,
-                auth=f"auth: {{htpasswd: {{realm: test, path: {htpasswd}}}}}" if htpasswd else "",
-                tls=f", tls: {{certificate: {certificate[0]}, key: {certificate[1]}}}" if certificate else "",
+                auth=_auth(htpasswd, tokens),
+                tls=_tls(certificate, clients) if certificate else "",
             )
         )
     log_path = os.path.join(directory, "registry.log")
@@ -57,6 +67,17 @@ def registry(
     finally:
         process.terminate()
         process.wait(10)
+
+
+def _auth(htpasswd: str | None, tokens: TokenServer | None) -> str:
+    if tokens is not None:
+        return tokens.registry_settings()
+    return f"auth: {{htpasswd: {{realm: test, path: {htpasswd}}}}}" if htpasswd else ""
+
+
+def _tls(certificate: tuple[str, str], clients: str | None) -> str:
+    authorities = f", clientcas: [{clients}]" if clients else ""
+    return f", tls: {{certificate: {certificate[0]}, key: {certificate[1]}{authorities}}}"
 
 
 def _await_port(process: subprocess.Popen[bytes], port: int, log: str) -> None:
@@ -82,16 +103,22 @@ class Request:
     headers: dict[str, str]
     """Names in lower case."""
     body: bytes = b""
+    client: int = 0
+    """The port that it came from: the same for what came over one connection."""
 
 
 @dataclass
 class Answer:
-    """What a `FakeRegistry` says. With `cut`, only so many bytes of the body are sent before the connection ends."""
+    """What a `FakeRegistry` says. With `cut`, only so many bytes of the body are sent before the connection ends.
+
+    With `trickle`, the body comes byte by byte, with pauses of PAUSE seconds.
+    """
 
     status: int = 200
     body: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
     cut: int | None = None
+    trickle: bool = False
 
 
 Rule = Callable[[Request], Answer | None]
@@ -175,18 +202,26 @@ def fake_registry(layout: str, *rules: Rule, context: ssl.SSLContext | None = No
         def do_GET(self) -> None:
             headers = {name.lower(): value for name, value in self.headers.items()}
             body = self.rfile.read(int(headers.get("content-length", "0")))
-            answer = fake.answer(Request(self.command, self.path, headers, body))
+            answer = fake.answer(Request(self.command, self.path, headers, body, self.client_address[1]))
             self.send_response(answer.status)
             for name, value in answer.headers.items():
                 self.send_header(name, value)
             self.send_header("Content-Length", str(len(answer.body)))
             self.end_headers()
             if self.command != "HEAD":
-                self.wfile.write(answer.body[: answer.cut])
+                self._write(answer)
             if answer.cut is not None:
                 self.close_connection = True
 
-        do_HEAD = do_POST = do_GET
+        do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_GET
+
+        def _write(self, answer: Answer) -> None:
+            body = answer.body[: answer.cut]
+            for position in range(len(body)) if answer.trickle else ():
+                self.wfile.write(body[position : position + 1])
+                time.sleep(PAUSE)
+            if not answer.trickle:
+                self.wfile.write(body)
 
         def log_message(self, *arguments: object) -> None:
             return
