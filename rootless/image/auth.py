@@ -1,30 +1,26 @@
-"""Registry credentials: where users keep them, and the bearer-token dance.
+"""Registry credentials: whose they are, where they are found and kept, and what registries ask for.
 
-Files: $REGISTRY_AUTH_FILE, $XDG_RUNTIME_DIR/containers/auth.json, ~/.config/containers/auth.json,
-~/.docker/config.json, the first that has an entry wins (containers-auth.json(5)). Tokens: distribution
-`spec/auth/token.md` and `oauth.md`; challenges: RFC 9110 section 11.
+Files, the first that has an entry wins: `rootless.image.authfile`. `credential-helpers` of registries.conf may put
+helper programs before or after them, or in their place. Challenges: RFC 9110 section 11.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-import os
 import re
-import subprocess
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-
-import msgspec
-import trio
+from dataclasses import dataclass, field
 
 from rootless.errors import UsageError
+from rootless.image import authfile as files
+from rootless.image.authfile import LEGACY_DOCKER_KEY, Auth, auth_files, plain_key
+from rootless.image.credentialhelpers import TOKEN_USER, Helper
+from rootless.image.registriesconf import credential_helpers
 from rootless.oci.reference import Reference
 
-_FILE_MAX = 1 << 20
-_LEGACY_DOCKER_KEY = "https://index.docker.io/v1/"
-_TOKEN_USER = "<token>"
-_HELPER_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+FILES = "containers-auth.json"
+"""What stands for the files in `credential-helpers`."""
 _PARAMETER = re.compile(r'\s*,?\s*([A-Za-z0-9_-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))')
 
 
@@ -33,8 +29,8 @@ class Credentials:
     """What a user may show to one registry: a name and a password, or an identity token."""
 
     username: str = ""
-    password: str = ""
-    identity_token: str = ""
+    password: str = field(default="", repr=False)
+    identity_token: str = field(default="", repr=False)
     origin: str = ""
     """Where they were found, for messages."""
 
@@ -47,45 +43,40 @@ class Credentials:
         return f"<Credentials {self.username or 'token'} from {self.origin}>"
 
 
-class _Auth(msgspec.Struct, frozen=True):
-    auth: str = ""
-    username: str = ""
-    password: str = ""
-    identitytoken: str = ""
+async def find_credentials(
+    reference: Reference, environ: Mapping[str, str], authfile: str | None = None
+) -> Credentials | None:
+    """The credentials for `reference`, the most specific entry first. Raises UsageError for a malformed file.
+
+    `authfile` is what --authfile says: that file alone.
+    """
+    return await find_for(reference.name, environ, authfile)
 
 
-class _AuthFile(msgspec.Struct, frozen=True):
-    auths: dict[str, _Auth] | None = None
-    cred_helpers: dict[str, str] | None = msgspec.field(default=None, name="credHelpers")
-    creds_store: str = msgspec.field(default="", name="credsStore")
+async def find_for(name: str, environ: Mapping[str, str], authfile: str | None = None) -> Credentials | None:
+    """The credentials for a registry, or a repository on it (`host[:port][/path]`)."""
+    environ = {**environ, "REGISTRY_AUTH_FILE": authfile} if authfile else environ
+    for helper in credential_helpers(environ) or (FILES,):
+        if helper == FILES:
+            found = await _in_files(name, environ)
+        else:
+            found = await _ask(Helper(helper, "registries.conf", environ), name.partition("/")[0])
+        if found is not None:
+            return found
+    return None
 
 
-def auth_files(environ: Mapping[str, str]) -> list[str]:
-    """The credential files of this user, in order of precedence. $REGISTRY_AUTH_FILE stands alone."""
-    if explicit := environ.get("REGISTRY_AUTH_FILE"):
-        return [explicit]
-    home = environ.get("HOME", "")
-    files = []
-    if runtime := environ.get("XDG_RUNTIME_DIR"):
-        files.append(os.path.join(runtime, "containers/auth.json"))
-    if config := environ.get("XDG_CONFIG_HOME") or (home and os.path.join(home, ".config")):
-        files.append(os.path.join(config, "containers/auth.json"))
-    if docker := environ.get("DOCKER_CONFIG") or (home and os.path.join(home, ".docker")):
-        files.append(os.path.join(docker, "config.json"))
-    return files
-
-
-async def find_credentials(reference: Reference, environ: Mapping[str, str]) -> Credentials | None:
-    """The credentials for `reference`, the most specific entry first. Raises UsageError for a malformed file."""
+async def _in_files(name: str, environ: Mapping[str, str]) -> Credentials | None:
+    registry = name.partition("/")[0]
     for path in auth_files(environ):
-        content = _read(path)
+        content = files.read(path)
         if content is None:
             continue
-        auths = {_plain_key(key): value for key, value in (content.auths or {}).items()}
-        for key in _keys(reference):
-            helper = (content.cred_helpers or {}).get(key) or (content.creds_store if key == reference.registry else "")
+        auths = {plain_key(key): value for key, value in (content.auths or {}).items()}
+        for key in _keys(name):
+            helper = (content.cred_helpers or {}).get(key) or (content.creds_store if key == registry else "")
             if helper:
-                found = await _ask_helper(helper, reference, path)
+                found = await _ask(Helper(helper, path, environ), registry)
                 if found is not None:
                     return found
             if (entry := auths.get(key)) is not None:
@@ -95,77 +86,96 @@ async def find_credentials(reference: Reference, environ: Mapping[str, str]) -> 
     return None
 
 
-def _read(path: str) -> _AuthFile | None:
-    try:
-        with open(path, "rb") as file:
-            raw = file.read(_FILE_MAX)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise UsageError(f"cannot read the credential file {path}: {error.strerror}") from error
-    if not raw.strip():
-        return None
-    try:
-        return msgspec.json.decode(raw, type=_AuthFile)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise UsageError(f"the credential file {path} is malformed: {error}") from None
-
-
-def _keys(reference: Reference) -> Iterator[str]:
+def _keys(name: str) -> Iterator[str]:
     """`registry/a/b`, `registry/a`, `registry` (containers-auth.json(5))."""
-    parts = reference.name.split("/")
+    parts = name.split("/")
     for length in range(len(parts), 0, -1):
         yield "/".join(parts[:length])
 
 
-def _plain_key(key: str) -> str:
-    """Docker writes `https://host/v1/`."""
-    if key == _LEGACY_DOCKER_KEY:
-        return "docker.io"
-    for scheme in ("https://", "http://"):
-        if key.startswith(scheme):
-            return key[len(scheme) :].split("/", 1)[0]
-    return "docker.io" if key in ("index.docker.io", "registry-1.docker.io") else key.rstrip("/")
-
-
-def _credentials(entry: _Auth, key: str, path: str) -> Credentials | None:
+def _credentials(entry: Auth, key: str, path: str) -> Credentials | None:
     username, password = entry.username, entry.password
     if entry.auth:
         try:
             decoded = base64.b64decode(entry.auth, validate=True).decode()
         except (binascii.Error, ValueError):
             raise UsageError(f"the credential file {path} is malformed: the entry {key} is not base64") from None
-        username, _, password = decoded.rstrip("\0").partition(":")
+        username, colon, password = decoded.rstrip("\0").partition(":")
+        if not colon and not entry.identitytoken:
+            return None  # as containers/image has it
     if not username and not entry.identitytoken:
         return None
     return Credentials(username, password, entry.identitytoken, path)
 
 
-async def _ask_helper(helper: str, reference: Reference, path: str) -> Credentials | None:
-    """docker-credential-helpers: the registry on stdin, JSON on stdout."""
-    if not _HELPER_NAME.fullmatch(helper):
-        raise UsageError(f"the credential file {path} names a malformed helper: {helper[:60]!r}")
-    program = f"docker-credential-{helper}"
-    server = _LEGACY_DOCKER_KEY if reference.registry == "docker.io" else reference.registry
-    try:
-        with trio.fail_after(30):
-            result = await trio.run_process(
-                [program, "get"], stdin=server.encode(), capture_stdout=True, stderr=subprocess.DEVNULL, check=False
-            )
-    except FileNotFoundError:
-        raise UsageError(f"{path} names the credential helper {program}, which is not installed") from None
-    except trio.TooSlowError:
-        raise UsageError(f"the credential helper {program} did not answer within 30 seconds") from None
-    if result.returncode != 0:
-        return None  # helpers exit with 1 where they have nothing for this registry
-    try:
-        answer = msgspec.json.decode(result.stdout, type=dict[str, str])
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        raise UsageError(f"the credential helper {program} gave a malformed answer") from None
-    username, secret = answer.get("Username", ""), answer.get("Secret", "")
-    if username == _TOKEN_USER:
-        return Credentials(identity_token=secret, origin=program)
-    return Credentials(username, secret, origin=program) if username else None
+async def _ask(helper: Helper, registry: str) -> Credentials | None:
+    found = await helper.get(registry)
+    if found is None:
+        return None
+    username, secret = found
+    if username == TOKEN_USER:
+        return Credentials(identity_token=secret, origin=helper.program)
+    return Credentials(username, secret, origin=helper.program)
+
+
+async def keep(key: str, credentials: Credentials, environ: Mapping[str, str], authfile: str | None = None) -> str:
+    """Keep a user's credentials for a registry, or a repository on it; returns where.
+
+    That is the first of `credential-helpers`, by default the file of `auth_files`; a registry with a helper in that
+    file, or the file's `credsStore`, has them there. Raises UsageError, HostError.
+    """
+    environ = {**environ, "REGISTRY_AUTH_FILE": authfile} if authfile else environ
+    path, helper = _place(key, environ)
+    if helper is None:
+        files.put(path, key, credentials.username, credentials.password)
+        return path
+    if "/" in key:
+        raise UsageError(
+            f"{helper.program} keeps passwords of whole registries only, not of {key}",
+            hint="give --authfile another file",
+        )
+    await helper.store(_server(key, path), credentials.username, credentials.password)
+    return helper.program
+
+
+async def forget(key: str, environ: Mapping[str, str], authfile: str | None = None) -> bool:
+    """Take away what `keep` keeps. Returns whether there was something. Raises UsageError, HostError."""
+    environ = {**environ, "REGISTRY_AUTH_FILE": authfile} if authfile else environ
+    path, helper = _place(key, environ)
+    erased = await helper.erase(key) if helper is not None and "/" not in key else False
+    return files.remove(path, key) or erased
+
+
+async def forget_all(environ: Mapping[str, str], authfile: str | None = None) -> None:
+    """Take away all entries of the file that `keep` writes, and all that helpers keep which it or registries.conf
+    names. Raises UsageError, HostError."""
+    environ = {**environ, "REGISTRY_AUTH_FILE": authfile} if authfile else environ
+    for name in credential_helpers(environ):
+        if name != FILES:
+            helper = Helper(name, "registries.conf", environ)
+            for server in await helper.list():
+                await helper.erase(server)
+    path = auth_files(environ)[0]
+    content = files.read(path)
+    for registry, name in ((content and content.cred_helpers) or {}).items():
+        await Helper(name, path, environ).erase(registry)
+    files.clear(path)
+
+
+def _place(key: str, environ: Mapping[str, str]) -> tuple[str, Helper | None]:
+    """The file that is written, and the helper in its place if there is one."""
+    path = auth_files(environ)[0]
+    content = files.read(path)
+    registry = key.partition("/")[0]
+    if content is not None and (name := (content.cred_helpers or {}).get(registry) or content.creds_store):
+        return path, Helper(name, path, environ)
+    first = next(iter(credential_helpers(environ)), FILES)
+    return path, None if first == FILES else Helper(first, "registries.conf", environ)
+
+
+def _server(registry: str, path: str) -> str:
+    """What a helper knows a registry by: Docker, in its own file, has an address for its hub."""
+    return LEGACY_DOCKER_KEY if registry == "docker.io" and path.endswith("config.json") else registry
 
 
 @dataclass(frozen=True, slots=True)

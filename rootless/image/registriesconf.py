@@ -144,6 +144,14 @@ def paths(environ: Mapping[str, str], system: str = SYSTEM) -> tuple[str, list[s
     return main, [path for path in drop_ins if not os.path.isdir(path)]
 
 
+def credential_helpers(environ: Mapping[str, str], system: str = SYSTEM) -> tuple[str, ...]:
+    """Where credentials are looked up, in order; empty, and nothing parsed, if no file says it. Raises UsageError."""
+    main, drop_ins = paths(environ, system)
+    if not any(b"credential-helpers" in (read(path) or b"") for path in (main, *drop_ins)):
+        return ()
+    return RegistriesConf.load(environ, system).credential_helpers or ()
+
+
 def read(path: str) -> bytes | None:
     """The bytes of a file, None if there is none. Raises UsageError."""
     try:
