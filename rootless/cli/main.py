@@ -44,6 +44,7 @@ VERBS = {
     "diff": Verb("diff", "diff", CONTAINERS, preload=False),
     "network": Verb("nouns", "network", CONTAINERS),
     "pull": Verb("pull", "pull", IMAGES),
+    "push": Verb("push", "push", IMAGES, preload=False),
     "import": Verb("import_", "import_", IMAGES, preload=False),
     "load": Verb("load", "load", IMAGES, preload=False),
     "save": Verb("save", "save", IMAGES, preload=False),

@@ -29,6 +29,7 @@ IMAGE = {
     "pull": Verb("pull", "pull"),
     "load": Verb("load", "load", preload=False),
     "save": Verb("save", "save", preload=False),
+    "push": Verb("push", "push", preload=False),
     "rm": Verb("rmi", "rmi"),
     "tag": Verb("tag", "tag"),
     "untag": Verb("tag", "untag"),
