@@ -66,7 +66,10 @@ class LayerSink:
             if Derive.TREE in derive:
                 self._tree = TreeExtractor(space.file("tree"), squash=squash)
                 stack.callback(self._tree.close)
-            self._lane = stack.enter_context(Lane(self._digest))
+            # Both let go of the interpreter's lock, and so run beside the parsing of the same bytes.
+            self._lanes = [stack.enter_context(Lane(self._diff.update))]
+            if self._frames is not None:
+                self._lanes.append(stack.enter_context(Lane(self._compress)))
             if derive:
                 self._parser = TarParser(data=self._tree is not None)
             self._stack = stack.pop_all()
@@ -97,18 +100,17 @@ class LayerSink:
 
     def _unpack(self, chunk: bytes) -> None:
         for piece in self._unpacked.feed(chunk):
-            self._lane.put(piece)
+            for lane in self._lanes:
+                lane.put(piece)
             if self._parser is not None:
                 self._take(self._parser.feed(piece))
 
-    def _digest(self, piece: bytes) -> None:
-        """Beside the parsing: what takes the bytes as they are."""
-        self._diff.update(piece)
-        if self._frames is not None:
-            try:
-                self._frames.write(piece)
-            except OSError as error:
-                raise self._disk(error) from error
+    def _compress(self, piece: bytes) -> None:
+        assert self._frames is not None
+        try:
+            self._frames.write(piece)
+        except OSError as error:
+            raise self._disk(error) from error
 
     def finish(self) -> None:
         """The blob is at its end: verify, then rename everything into the store."""
@@ -116,7 +118,8 @@ class LayerSink:
             self._blob.verify()
         self._unpacked.close()
         self.notes += self._unpacked.notes
-        self._lane.drain()
+        for lane in self._lanes:
+            lane.drain()
         if self._parser is not None:
             self._parser.close()
             self._entries.finish()

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+import trio
 
 from rootless.errors import ImageError
 from rootless.image import partial
@@ -67,7 +68,7 @@ def ranges(fake: FakeRegistry) -> list[str | None]:
     return [request.headers.get("range") for request in fake.requests if is_layer(fake, request)]
 
 
-async def test_a_killed_pull_is_taken_up(store: Store, layout: images.Layout) -> None:
+def test_a_killed_pull_is_taken_up(store: Store, layout: images.Layout) -> None:
     """kill -9 in the middle of a layer; the next command asks for the rest only."""
     stall = threading.Event()
     with fake_registry(layout.path) as fake:
@@ -93,7 +94,7 @@ async def test_a_killed_pull_is_taken_up(store: Store, layout: images.Layout) ->
         stall.set()
         fake.rules.clear()
         fake.requests.clear()
-        image = await fetch(store, fake)
+        image = trio.run(fetch, store, fake)
         assert ranges(fake) == [f"bytes={1 << 20}-"]
     assert store.blobs.is_sound(image.layers[0].blob)
     assert left(store) == []
