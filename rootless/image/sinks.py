@@ -90,14 +90,14 @@ class ArchiveSink:
         """A file; nothing happens if it is there already."""
         if name in self._names:
             return
-        self._names.add(name)
+        self._add(name)
         self._write(_header(name, len(data)) + data + padding(len(data)))
 
     async def stream(self, name: str, blob: Descriptor, chunks: Chunks) -> bool:
         """A blob, unless it is there."""
         if name in self._names:
             return False
-        self._names.add(name)
+        self._add(name)
         self._write(_header(name, blob.size))
         async with aclosing(verified(blob, chunks)) as pieces:
             async for piece in pieces:
@@ -133,6 +133,15 @@ class ArchiveSink:
     def finish(self) -> None:
         """The end of the archive."""
         self._write(END)
+
+    def _add(self, name: str) -> None:
+        """Directories have members of their own: without, containers/image would want to give them to root."""
+        for position, letter in enumerate(name):
+            folder = name[: position + 1]
+            if letter == "/" and folder not in self._names:
+                self._names.add(folder)
+                self._write(header(TarEntry(folder[:-1].encode(), 0o40755, 0, 0, 0, 0, 0, 0, b"", None, (), ())))
+        self._names.add(name)
 
     def _write(self, data: bytes) -> None:
         try:

@@ -160,8 +160,11 @@ class TarParser:
         return events
 
     def close(self) -> None:
-        """Say that the archive is at its end. Raises ImageError if it stops in the middle of something."""
-        middle = self._data_left or self._skip_left or self._held or self._step != self._header
+        """Say that the archive is at its end. Raises ImageError if it stops in the middle of something.
+
+        The last file's padding may be missing, as in what `umoci insert` writes.
+        """
+        middle = self._data_left or self._skip_left >= BLOCK or self._held or self._step != self._header
         if not self._ended and (middle or self._pax or self._long_name is not None or self._long_link is not None):
             raise ImageError(f"a layer's tar archive is cut off after {self._offset} bytes")
 
