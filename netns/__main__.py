@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import fcntl
+import ipaddress
 import os
 import select
 import signal
@@ -17,7 +19,10 @@ from netns.errors import NetworkError
 from netns.guestsockets import GuestSockets
 from netns.process import Settings, build, open_tap
 from netns.splice import Splicer
+from netns.syscalls import Namespace
 from netns.tap import NamespaceRef
+
+_NS_GET_NSTYPE = 0xB703  # ioctl_ns(2)
 
 # The version is of slirp4netns, whose options and API these are; programs look for the second word of the first line
 # and for the level of libslirp's configuration, which tells them that IPv6 can be turned on.
@@ -137,6 +142,9 @@ def _run(options: argparse.Namespace) -> None:
         egress=tuple(options.egress),
         pcap=options.pcap,
     )
+    _check_descriptors(options)
+    for outbound, family in ((settings.outbound, socket.AF_INET), (settings.outbound6, socket.AF_INET6)):
+        _check_outbound(outbound, family)
     tap_fd, guest = _enter(options, settings)
     driver = build(tap_fd, settings, (), control=lambda driver: _Complaints(), advertise=not options.configure)
     splicer = Splicer(driver, guest, settings.addresses()) if guest is not None else None
@@ -150,7 +158,10 @@ def _run(options: argparse.Namespace) -> None:
         syscalls.drop_capabilities(keep=syscalls.CAP_NET_BIND_SERVICE)  # for the ports that the API is asked for
         _confine(options, driver)
         if options.ready_fd is not None:
-            os.write(options.ready_fd, b"1")
+            try:
+                os.write(options.ready_fd, b"1")
+            except OSError as error:
+                raise NetworkError(f"cannot write to --ready-fd={options.ready_fd}: {error.strerror}") from None
             os.close(options.ready_fd)
         driver.run()
     finally:
@@ -164,6 +175,35 @@ def _run(options: argparse.Namespace) -> None:
         signal.set_wakeup_fd(-1)
         wake.close()
         wake_write.close()
+
+
+def _check_descriptors(options: argparse.Namespace) -> None:
+    for name, fd in (("--ready-fd", options.ready_fd), ("--exit-fd", options.exit_fd)):
+        if fd is None:
+            continue
+        try:
+            os.fstat(fd)
+        except (OSError, OverflowError):
+            raise NetworkError(f"{name}={fd} names no open descriptor", hint="whoever starts this opens it") from None
+
+
+def _check_outbound(outbound: str | None, family: int) -> None:
+    """A name that is no interface now, or an address that the host has not, is more likely wrong than early."""
+    if outbound is None:
+        return
+    try:
+        ipaddress.ip_address(outbound)
+    except ValueError:
+        try:
+            socket.if_nametoindex(outbound)
+        except OSError:
+            raise NetworkError(f"cannot send from {outbound}: there is no such interface") from None
+        return
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as probe:
+            probe.bind((outbound, 0))
+    except OSError as error:
+        raise NetworkError(f"cannot send from {outbound}: {error.strerror}", hint="see: ip address") from None
 
 
 def _confine(options: argparse.Namespace, driver: Driver) -> None:
@@ -206,7 +246,13 @@ def _namespace(options: argparse.Namespace) -> NamespaceRef:
         user = user or f"/proc/{options.target}/ns/user"
     else:
         raise NetworkError(f"{options.target!r} is not a process id", hint="name a path with --netns-type=path")
-    network = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    network = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        kind = fcntl.ioctl(network, _NS_GET_NSTYPE)
+    except OSError:
+        kind = 0
+    if kind != Namespace.NET:
+        raise NetworkError(f"{path} is not a network namespace", hint="name one such as /proc/PID/ns/net")
     if user is None or _same(user, "/proc/self/ns/user"):
         return network
     return os.open(user, os.O_RDONLY | os.O_CLOEXEC), network
@@ -227,7 +273,12 @@ def _stop_on_signals(driver: Driver, wake: socket.socket, wake_write: socket.soc
 
 def _watch_exit(driver: Driver, fd: int) -> None:
     """Stop when the other end of `fd` closes, as slirp4netns does: on a hang-up or an error."""
-    driver.watch_fd(fd, select.EPOLLHUP, lambda mask: driver.stop())
+    try:
+        driver.watch_fd(fd, select.EPOLLHUP, lambda mask: driver.stop())
+    except OSError as error:
+        raise NetworkError(
+            f"cannot wait for the end of --exit-fd={fd}: {error.strerror}", hint="it must be a pipe or a socket"
+        ) from None
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import json
 import os
 import select
 import socket
+import stat
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,13 +59,19 @@ class ApiSocket:
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         try:
             with contextlib.suppress(FileNotFoundError):
+                if not stat.S_ISSOCK(os.lstat(path).st_mode):
+                    raise NetworkError(f"cannot listen at {path}: there is something else than a socket")
                 os.unlink(path)
             self._listener.bind(path)
             os.chmod(path, 0o600)
             self._listener.listen(_MAX_CLIENTS)
+        except NetworkError:
+            self._listener.close()
+            raise
         except OSError as error:
             self._listener.close()
-            raise NetworkError(f"cannot listen at {path}: {error.strerror}") from None
+            reason = error.strerror or str(error)  # a path that is too long is Python's own complaint
+            raise NetworkError(f"cannot listen at {path or 'an empty path'}: {reason}") from None
         driver.watch(self._listener, select.EPOLLIN, self._on_client)
 
     def close(self) -> None:

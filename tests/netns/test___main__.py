@@ -115,3 +115,34 @@ def test_what_it_complains_of_is_said_on_stderr(guest: int) -> None:
         process.terminate()
         assert process.wait(20) == 0 and process.stderr is not None
         assert process.stderr.read() == "rcontain-slirp: the capture of packets has ended: No space left on device\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["-r", "77"], "--ready-fd=77 names no open descriptor"),
+        (["-e", "77"], "--exit-fd=77 names no open descriptor"),
+        (["-e", "FILE"], "cannot wait for the end of --exit-fd=FILE: Operation not permitted"),
+        (["-r", "FILE"], "cannot write to --ready-fd=FILE: Bad file descriptor"),
+        (["--outbound-addr", "nosuchif0"], "cannot send from nosuchif0: there is no such interface"),
+        (["--outbound-addr", "203.0.113.5"], "cannot send from 203.0.113.5: Cannot assign requested address"),
+        (["--outbound-addr6", "2001:db8:5::1"], "cannot send from 2001:db8:5::1: Cannot assign requested address"),
+        (["-a", "README"], "cannot listen at README: there is something else than a socket"),
+        (["-a", "x" * 200], f"cannot listen at {'x' * 200}: AF_UNIX path too long"),
+        (["--netns-type=path", "/etc/passwd"], "/etc/passwd is not a network namespace"),
+        (["--netns-type=path", "/proc/self/ns/uts"], "/proc/self/ns/uts is not a network namespace"),
+    ],
+)
+def test_what_cannot_be(guest: int, tmp_path: Path, options: list[str], sentence: str) -> None:
+    (tmp_path / "README").write_text("mine")
+    with open(tmp_path / "README") as file:
+        number = str(file.fileno())
+        words = [number if option == "FILE" else option for option in options]
+        target = [] if "--netns-type=path" in options else [str(guest)]
+        done = subprocess.run(
+            [sys.executable, "-m", "netns", *words, *target],
+            capture_output=True, text=True, env=ENVIRONMENT, cwd=tmp_path, timeout=30, pass_fds=(file.fileno(),),
+            check=False,
+        )  # fmt: skip
+    assert done.returncode == 1 and done.stderr.startswith(f"rcontain-slirp: {sentence.replace('FILE', number)}")
+    assert "Traceback" not in done.stderr and (tmp_path / "README").read_text() == "mine"
