@@ -64,7 +64,7 @@ class Connection:
         await self._transport.__aenter__()
         try:
             if self._credentials is None:
-                self._credentials = await find_credentials(self.reference, self._environ)
+                self._credentials = await find_credentials(self.reference, self._access.environ, self._access.authfile)
                 self._tokens = Tokens(self._transport, self.registry, self._credentials)
             await self._connect()
         except BaseException:
@@ -165,11 +165,6 @@ class Connection:
         """The sentence for an exchange that failed in the middle of a body."""
         return self._transport.explain(error, url)
 
-    @property
-    def _environ(self) -> Mapping[str, str]:
-        access = self._access
-        return {**access.environ, **({"REGISTRY_AUTH_FILE": access.authfile} if access.authfile else {})}
-
     def _is_ours(self, url: str) -> bool:
         """Whether `url` is on the registry itself. Raises RegistryError for one that would give away what TLS hides."""
         here, there = httpx.URL(self.origin), httpx.URL(url)
@@ -232,3 +227,13 @@ class Connection:
         if not answers:
             raise failures.get("http") or failures["https"]
         return answers[0]
+
+
+async def verify_login(registry: str, access: Access, *, insecure: bool = False) -> None:
+    """Whether the credentials in `access` are right for a registry (`host[:port]`). Raises Unauthorized if not.
+
+    `insecure` is what registries.conf says of it.
+    """
+    reference = Reference(registry, "login")
+    async with Connection(reference, access, location=Location(reference, insecure)) as connection:
+        await connection.check_login()

@@ -6,9 +6,8 @@ answer says of itself is checked, and a registry that cannot do it is asked for 
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from types import TracebackType
 from typing import Self
@@ -18,7 +17,6 @@ import trio
 
 from rootless.errors import ImageError, RegistryError
 from rootless.image.access import Access
-from rootless.image.auth import Credentials
 from rootless.image.connection import Connection
 from rootless.image.faults import CutOff, NotThere, worth_retrying
 from rootless.image.locations import Location
@@ -42,27 +40,9 @@ class Registry:
     bad data.
     """
 
-    def __init__(
-        self,
-        reference: Reference,
-        access: Access | None = None,
-        *,
-        location: Location | None = None,
-        tls_verify: bool | None = None,
-        credentials: Credentials | None = None,
-        environ: Mapping[str, str] | None = None,
-    ) -> None:
+    def __init__(self, reference: Reference, access: Access, *, location: Location | None = None) -> None:
         self._reference = reference
-        self._connection = Connection(
-            reference,
-            access
-            or Access(
-                tls_verify=tls_verify,
-                credentials=credentials,
-                environ=os.environ if environ is None else environ,
-            ),
-            location=location,
-        )
+        self._connection = Connection(reference, access, location=location)
 
     async def __aenter__(self) -> Self:
         await self._connection.__aenter__()

@@ -94,7 +94,7 @@ class Tokens:
             if self._credentials is None or not self._credentials.username:
                 raise Unauthorized(
                     f"the registry {self._registry} wants a user name and a password, and there are none for it",
-                    hint=f"log in with `podman login {self._registry}`, or name a file in REGISTRY_AUTH_FILE",
+                    hint=f"log in with `rcontain login {self._registry}`, or name a file in REGISTRY_AUTH_FILE",
                 )
             return self._credentials.basic
         if self._challenges:
@@ -131,13 +131,13 @@ class Tokens:
             origin = self._credentials.origin or "the command line"
             return Unauthorized(
                 f"the registry {self._registry} refused the user name or password from {origin} for {name}",
-                hint=f"log in again with `podman login {self._registry}`",
+                hint=f"log in again with `rcontain login {self._registry}`",
             )
         doing = "push to" if any(action == "push" for scope in scopes for _, action in _actions(scope)) else "fetch"
         return Unauthorized(
             f"the registry {self._registry} does not let anyone {doing} {name} without logging in, "
             "or it does not exist",
-            hint=f"check the name, or log in with `podman login {self._registry}`",
+            hint=f"check the name, or log in with `rcontain login {self._registry}`",
         )
 
     async def _fetch(self, challenge: Challenge, scopes: Scopes) -> _Held:

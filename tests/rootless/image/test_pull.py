@@ -201,7 +201,7 @@ async def test_passwords(store: Store, demo: str, tmp_path: Path) -> None:
     with registry(str(directory), htpasswd=str(directory / "htpasswd")) as address:
         images.push(demo, "demo", address, "demo:1", credentials="user:secret")
         name = f"{address}/demo:1"
-        with pytest.raises(RegistryError, match=r"wants a user name and a password.*podman login"):
+        with pytest.raises(RegistryError, match=r"wants a user name and a password.*rcontain login"):
             await fetch(store, name)
         with pytest.raises(RegistryError, match="refused the user name or password from the command line"):
             await fetch(store, name, credentials=Credentials("user", "wrong"))

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from rootless.errors import RegistryError
+from rootless.image.access import Access
 from rootless.image.proxies import host_of, is_loopback
 from rootless.image.registry import Registry
 from rootless.image.transport import Patience, retry_after
@@ -44,7 +45,7 @@ def tls_registry(tmp_path: Path, certificate: tuple[str, str]) -> Iterator[FakeR
 
 async def manifest(fake: FakeRegistry, *, tls_verify: bool | None, home: str = "/nonexistent") -> None:
     reference = Reference.parse(f"{fake.address}/a:x")
-    async with Registry(reference, tls_verify=tls_verify, environ={"HOME": home}) as registry:
+    async with Registry(reference, Access(tls_verify=tls_verify, environ={"HOME": home})) as registry:
         await registry.manifest("x")
 
 
