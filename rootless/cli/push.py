@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -12,10 +13,11 @@ import click
 from ..errors import HostError, UsageError
 from ..image.access import Access
 from ..image.conversion import Format
+from ..image.destinations import destination as destination_in_files
 from ..image.locations import Locations
 from ..image.model import Image
 from ..image.progress import progress_for
-from ..image.push import Wishes
+from ..image.push import PARALLEL, Wishes
 from ..image.push import push as write
 from ..image.repack import Packing
 from ..image.source import Destination
@@ -24,7 +26,7 @@ from ..image.upload import RegistryDestination
 from ..oci.digest import Digest
 from ..oci.mediatype import Compression
 from ..oci.reference import Reference
-from ..oci.transports import Transport, parse
+from ..oci.transports import Place, Transport, parse
 from .command import Command
 from .registryflags import access, registry_flags
 from .session import Session, pass_session
@@ -56,6 +58,7 @@ def push_flags(command: Callable[..., Any]) -> Callable[..., Any]:
         ("rcontain push registry.example.org/team/tool:1.2", "To where its name says"),
         ("rcontain push tool registry.example.org/team/tool:1.2", "Under another name"),
         ("rcontain push --compression-format zstd tool registry.example.org/team/tool:zstd", "With smaller layers"),
+        ("rcontain push tool oci-archive:tool.tar:1.2", "To a file, or with oci:, dir: and docker-archive: likewise"),
     ],
 )
 @push_flags
@@ -77,7 +80,7 @@ def push(
     destination: str | None,
     **flags: Any,
 ) -> None:
-    """Write an image to a registry: to where its name says, or to DESTINATION.
+    """Write an image to a registry: to where its name says, or to DESTINATION, which may also be in files.
 
     The manifest stays as it is, and so does the image's digest; a registry has it under the one that is written to
     --digestfile. What the registry has already is not sent again, and what breaks off is taken up where it broke off.
@@ -87,13 +90,16 @@ def push(
     store = Store(session.settings.data)
     store.prepare()
     found = store.resolve(image)
-    target = destination or _own_name(found, image)
+    place = parse(destination or _own_name(found, image))
 
     async def write_it() -> Digest:
         with progress_for(sys.stderr, quiet=quiet) as progress:
-            async with opened(target, way) as place:
-                progress.message(f"Pushing {place.title}")
-                return (await write(store, found, place, wishes=wishes, progress=progress)).digest
+            async with opened(session, place, way) as to:
+                progress.message(f"Pushing {to.title}")
+                result = await write(
+                    store, found, to, wishes=fitting(wishes, place), progress=progress, at_once=at_once(place)
+                )
+        return result.digest
 
     write_digest(session, digestfile, session.run(write_it))
 
@@ -108,13 +114,30 @@ def wishes_of(format_: str | None, compression: str | None, level: int | None, f
     return Wishes(Format(format_) if format_ else None, packing, pack_plain=True).checked()
 
 
-def opened(target: str, way: Access) -> Destination:
-    """The place that a user names. Raises UsageError, and RegistryError for a registry that is blocked."""
-    place = parse(target)
+def opened(session: Session, place: Place, way: Access) -> Destination:
+    """What a place is written through. Raises UsageError, and RegistryError for a registry that is blocked."""
     if place.kind is not Transport.DOCKER:
-        raise UsageError(f"{target}: push writes to registries only", hint="`rcontain save` writes archives")
+        return destination_in_files(place.at(session.cwd))
     reference = Reference.parse(place.reference)
     return RegistryDestination(reference, way, location=Locations.load(way.environ).push_location(reference))
+
+
+def fitting(wishes: Wishes, place: Place) -> Wishes:
+    """The wishes as far as the place has a say. Raises UsageError for what it cannot hold."""
+    if place.kind is Transport.DOCKER:
+        return wishes
+    if place.kind in (Transport.OCI, Transport.OCI_ARCHIVE):
+        if wishes.format is Format.DOCKER:
+            raise UsageError(f"{place.kind}: holds OCI manifests only", hint="leave out --format, or write to dir:")
+        return replace(wishes, format=Format.OCI, pack_plain=False)
+    if place.kind is Transport.DOCKER_ARCHIVE and wishes.packing is not None:
+        raise UsageError("docker-archive: holds layers that are not packed", hint="leave out --compression-format")
+    return replace(wishes, pack_plain=False)
+
+
+def at_once(place: Place) -> int:
+    """How many layers are written at the same time: archives have one end."""
+    return PARALLEL if place.kind is Transport.DOCKER else 1
 
 
 def write_digest(session: Session, path: str | None, digest: Digest) -> None:

@@ -25,7 +25,7 @@ from rootless.image.store import Store, pair_layers
 from rootless.image.workspace import Workspace
 from rootless.oci.digest import Digest
 from rootless.oci.documents import CONFIG_MAX, MANIFEST_MAX, Descriptor, Document, Manifest, parse_config
-from rootless.oci.mediatype import CONFIGS, Compression, MediaType
+from rootless.oci.mediatype import CONFIGS, Compression, MediaType, layer_compression
 from rootless.oci.reference import Reference
 
 PARALLEL = 4
@@ -100,6 +100,7 @@ async def push(
     *,
     wishes: Wishes | None = None,
     progress: PullProgress | None = None,
+    at_once: int = PARALLEL,
 ) -> Document:
     """Write an image of the store to `destination`, which is open. Returns the manifest that it got there.
 
@@ -116,6 +117,7 @@ async def push(
         origins=lambda digest: known.get(digest, ()),
         wishes=wishes,
         progress=progress,
+        at_once=at_once,
     )
 
 
@@ -130,15 +132,16 @@ async def send(
     wishes: Wishes | None = None,
     progress: PullProgress | None = None,
     version: str | None = None,
+    at_once: int = PARALLEL,
 ) -> Document:
-    """Write one image to `destination`. `origins` says in which repositories a blob may be.
+    """Write one image to `destination`, `at_once` layers at a time. `origins`: in which repositories a blob may be.
 
     The manifest goes under the destination's name, or under its digest if `version` is an empty string.
     """
     wishes = (wishes or Wishes()).checked()
     report = progress if progress is not None else Quiet()
     with store.workspace() as space:
-        layers = await _send_layers(parts, manifest, destination, origins, wishes, report, space)
+        layers = await _send_layers(parts, manifest, destination, origins, wishes, report, space, at_once)
         await destination.blob(manifest.config, lambda start: _config(parts, manifest, start), origins(_of(manifest)))
     result = document
     wanted = wishes.format or format_of(document.media_type)
@@ -156,16 +159,18 @@ async def _send_layers(
     wishes: Wishes,
     report: PullProgress,
     space: Workspace,
+    at_once: int,
 ) -> list[Descriptor]:
-    """All layers, PARALLEL at a time; their descriptors as they are at the destination. The first error stops all."""
+    """All layers; their descriptors as they are at the destination. The first error stops all."""
     blobs = manifest.layers or ()
     layers = await _layers(parts, manifest)
     done: dict[Layer, Descriptor] = {}
     descriptors = dict(zip(layers, blobs, strict=True))
+    is_image = all(_is_layer(blob) for blob in blobs)
 
     async def one(layer: Layer) -> None:
         descriptor = descriptors[layer]
-        packing = wishes.packing_of(layer, layers)
+        packing = wishes.packing_of(layer, layers) if is_image else None
         source: Callable[[int], AsyncGenerator[bytes, None]] = lambda start: parts.blob(descriptor, start=start)  # noqa: E731
         if packing is not None:
             path = space.file(layer.blob.hex)
@@ -177,7 +182,7 @@ async def _send_layers(
         report.finish(descriptor.digest, "sent" if sent else "already there")
         done[layer] = descriptor
 
-    await for_each_layer(list(descriptors), PARALLEL, one)
+    await for_each_layer(list(descriptors), at_once, one)
     return [done[layer] for layer in layers]
 
 
@@ -204,13 +209,21 @@ class _Counted:
 
 
 async def _layers(parts: Parts, manifest: Manifest) -> tuple[Layer, ...]:
-    """The layers with what they unpack to. An artifact has no diffIDs: its blobs stand for themselves."""
-    if manifest.config.media_type not in CONFIGS:
-        raise ImageError(
-            f"it is not a container image: its configuration is of the type {manifest.config.media_type[:120]!r}"
-        )
-    config = parse_config(await parts.document(manifest.config, CONFIG_MAX))
-    return pair_layers(manifest, config)
+    """The layers with what they unpack to. What is no image, such as an attestation, has none: its blobs stay as they
+    are.
+    """
+    blobs = manifest.layers or ()
+    if manifest.config.media_type not in CONFIGS or not all(_is_layer(blob) for blob in blobs):
+        return tuple(Layer(blob.digest, blob.digest, blob.media_type, blob.size) for blob in blobs)
+    return pair_layers(manifest, parse_config(await parts.document(manifest.config, CONFIG_MAX)))
+
+
+def _is_layer(blob: Descriptor) -> bool:
+    try:
+        layer_compression(blob.media_type)
+    except ImageError:
+        return False
+    return True
 
 
 async def _packed(

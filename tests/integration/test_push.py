@@ -176,6 +176,18 @@ def test_a_damaged_layer_never_leaves(box: Rcontain, target: str, tmp_path: Path
     assert listing.returncode != 0
 
 
+@pytest.mark.parametrize("transport", ["oci", "oci-archive", "docker-archive", "dir"])
+def test_places_in_files(auto_box: Rcontain, demo: str, transport: str, tmp_path: Path) -> None:
+    place = f"{transport}:{tmp_path}/place" + ("" if transport == "dir" else ":example.org/demo:1")
+    auto_box("push", "-q", "--digestfile", "digest", demo, place)
+    inspected = subprocess.run(
+        ["skopeo", "inspect", "--config", "--raw", place], capture_output=True, check=True
+    ).stdout
+    assert digest_of(inspected) == f"sha256:{auto_box.text('inspect', '--format', '{{.Id}}', demo)}"
+    if transport.startswith("oci"):
+        assert (auto_box.home / "digest").read_text() == digest_of(raw_manifest(demo))
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -184,6 +196,8 @@ def test_a_damaged_layer_never_leaves(box: Rcontain, target: str, tmp_path: Path
         (["-f", "v2s2", "--compression-format", "zstd", "DEMO"], "v2s2"),
         (["--compression-format", "gzip", "--compression-level", "12", "DEMO"], "levels"),
         (["--force-compression", "DEMO"], "--compression-format"),
+        (["-f", "v2s2", "DEMO", "oci:layout"], "OCI"),
+        (["--compression-format", "gzip", "DEMO", "docker-archive:x.tar"], "not packed"),
         (["DEMO", "containers-storage:x"], "containers-storage"),
         (["DEMO", "127.0.0.1:9/x"], "127.0.0.1:9"),
         (["--digestfile", "/nowhere/x", "DEMO", "TARGET/x"], "/nowhere/x"),
