@@ -30,6 +30,7 @@ from netns.splice import Splicer
 
 _MAX_REQUEST = 4096  # bytes, as in slirp4netns
 _MAX_CLIENTS = 16
+_WAITING = 128  # clients that have not been accepted: one that does not wait is refused when there are more
 _LAST_PORT = 65535
 
 
@@ -64,7 +65,7 @@ class ApiSocket:
                 os.unlink(path)
             self._listener.bind(path)
             os.chmod(path, 0o600)
-            self._listener.listen(_MAX_CLIENTS)
+            self._listener.listen(_WAITING)
         except NetworkError:
             self._listener.close()
             raise
