@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import socket
 import ssl
 from collections.abc import Sequence
@@ -11,6 +12,8 @@ import httpx
 import msgspec
 
 from rootless.errors import RegistryError
+
+_CERTIFICATE_ALERT = re.compile("ALERT_.*CERTIFICATE|ALERT_UNKNOWN_CA")  # what the other side says of ours
 
 
 class NotThere(RegistryError):
@@ -99,9 +102,9 @@ def explain(error: Exception, url: str, proxy: str | None = None) -> str:
             f"the certificate of {where} cannot be trusted: {cause.verify_message}; "
             "add its authority to ~/.config/containers/certs.d, or use --tls-verify=false"
         )
-    elif isinstance(cause, ssl.SSLError) and "CERTIFICATE_REQUIRED" in (cause.reason or ""):
+    elif isinstance(cause, ssl.SSLError) and _CERTIFICATE_ALERT.search(cause.reason or ""):
         reason = (
-            f"{where} asks for a client certificate; put it as NAME.cert and NAME.key "
+            f"{where} wants a client certificate, or another one ({cause.reason}); put it as NAME.cert and NAME.key "
             f"into ~/.config/containers/certs.d/{where}"
         )
     elif isinstance(cause, ssl.SSLError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 import subprocess
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from pathlib import Path
@@ -15,10 +15,10 @@ from rootless.errors import RegistryError
 from rootless.image.access import Access
 from rootless.image.proxies import host_of, is_loopback
 from rootless.image.registry import Registry
-from rootless.image.transport import Patience, retry_after
+from rootless.image.transport import Patience, Transport, retry_after
 from rootless.oci.reference import Reference
 from tests.kit import images
-from tests.kit.registry import FakeRegistry, fake_registry
+from tests.kit.registry import Answer, FakeRegistry, Request, fake_registry
 
 
 @pytest.fixture
@@ -72,6 +72,94 @@ async def test_plain_http_where_tls_is_wanted(tmp_path: Path) -> None:
         with pytest.raises(RegistryError, match=r"does not speak TLS.*--tls-verify=false"):
             await manifest(fake, tls_verify=True)
         await manifest(fake, tls_verify=False)
+
+
+# redirects
+
+
+NOBODY = Access(retries=0, environ={})
+
+
+def moved(status: int, target: str) -> Answer:
+    return Answer(status, headers={"Location": target})
+
+
+@pytest.mark.parametrize(
+    ("status", "method", "then"),
+    [
+        (301, "POST", "GET"),
+        (302, "PUT", "GET"),
+        (303, "PATCH", "GET"),
+        (303, "HEAD", "HEAD"),
+        (302, "GET", "GET"),
+        (307, "PUT", "PUT"),
+        (308, "PATCH", "PATCH"),
+    ],
+)
+async def test_methods_and_bodies_of_redirects(status: int, method: str, then: str) -> None:
+    """RFC 9110 section 15.4: 307 and 308 repeat the request, the others ask for what is there instead."""
+
+    async def chunks() -> AsyncGenerator[bytes, None]:
+        yield b"bo"
+        yield b"dy"
+
+    def rule(request: Request) -> Answer:
+        return moved(status, "/there") if request.path == "/here" else Answer()
+
+    content = None if method in ("GET", "HEAD") else chunks
+    headers = {"Content-Type": "text/plain", "X-Kept": "1", **({"Content-Length": "4"} if content else {})}
+    with fake_registry("/nonexistent", rule) as fake:
+        async with Transport("x", NOBODY, verify=False) as transport:
+            url = f"http://{fake.address}/here"
+            async with transport.request(method, url, headers=headers, content=content) as response:
+                assert response.status_code == 200
+        last = fake.requests[-1]
+        assert (last.method, last.path, last.headers["x-kept"]) == (then, "/there", "1")
+        assert last.body == (b"body" if then == method and content else b"")
+        assert ("content-type" in last.headers) == (then == method)
+
+
+async def test_what_another_host_gets_to_see() -> None:
+    """The body and the rest, where the registry says so; never who asks, and never a form: that is for secrets."""
+    with (
+        fake_registry("/nonexistent", lambda request: Answer()) as elsewhere,
+        fake_registry("/nonexistent", lambda request: moved(307, f"http://{elsewhere.address}/x")) as fake,
+    ):
+        async with Transport("x", NOBODY, verify=False) as transport:
+            url = f"http://{fake.address}/x"
+            headers = {"Authorization": "Basic c2VjcmV0", "Cookie": "secret", "X-Kept": "1"}
+            async with transport.request("PUT", url, headers=headers, content=b"body") as response:
+                assert response.status_code == 200
+            [request] = elsewhere.requests
+            assert request.body == b"body" and request.headers["x-kept"] == "1"
+            assert not {"authorization", "cookie"} & set(request.headers)
+            with pytest.raises(RegistryError, match=r"redirected to 127.0.0.1 with what is for"):
+                async with transport.request("POST", url, form={"refresh_token": "secret"}):
+                    pass
+            assert len(elsewhere.requests) == 1
+
+
+@pytest.mark.parametrize("target", ["file:///etc/passwd", "http://[broken", "ftp://x/"])
+async def test_redirects_to_nowhere(target: str) -> None:
+    with fake_registry("/nonexistent", lambda request: moved(302, target)) as fake:
+        async with Transport("x", NOBODY, verify=False) as transport:
+            with pytest.raises(RegistryError):
+                async with transport.request("GET", f"http://{fake.address}/x"):
+                    pass
+
+
+@pytest.mark.parametrize("retries", [0, 1, 4])
+async def test_how_often_a_request_is_made(retries: int) -> None:
+    answers = [Answer(500), Answer(429, headers={"Retry-After": "0"})] * 5
+    with fake_registry("/nonexistent", lambda request: answers[len(fake.requests) - 1]) as fake:
+        access = Access(retries=retries, retry_delay=0.01, environ={})
+        async with Transport("x", access, verify=False) as transport:
+            async with transport.request("GET", f"http://{fake.address}/x") as response:
+                assert response.status_code == (429 if retries == 1 else 500)
+            assert len(fake.requests) == retries + 1
+            async with transport.request("GET", f"http://{fake.address}/x", attempts=1):
+                pass
+            assert len(fake.requests) == retries + 2
 
 
 @pytest.mark.parametrize("authority", ["localhost", "localhost:5000", "127.0.0.1", "127.8.9.10:80", "[::1]:5000"])
