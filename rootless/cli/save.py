@@ -13,6 +13,7 @@ from ..image.destinations import DirFolder, DockerArchive, LayoutArchive, Layout
 from ..image.model import Image
 from ..image.saving import Saved
 from ..image.saving import save as write
+from ..image.sinks import cannot_write
 from ..image.store import Store
 from ..oci.reference import Reference
 from .command import Command
@@ -66,6 +67,8 @@ def save(
         raise UsageError("a docker-dir holds one image")
     os.umask(getattr(session, "umask", 0o022))
     path = os.path.normpath(os.path.join(session.cwd, output)) if output is not None else None
+    if path is not None and archive and os.path.isdir(path):
+        raise UsageError(f"cannot write the archive {path}: it is a directory")
     if path is not None and (not archive or not os.path.exists(path) or os.path.isfile(path)):
         notes = session.run(write, store, chosen, _target(format_, path))
     else:  # a pipe, or a device: archives are not written from their beginning to their end
@@ -77,8 +80,11 @@ def save(
                     shutil.copyfileobj(made, sys.stdout.buffer, 1 << 20)
                     sys.stdout.buffer.flush()
                 else:
-                    with open(path, "wb") as out:
-                        shutil.copyfileobj(made, out, 1 << 20)
+                    try:
+                        with open(path, "wb") as out:
+                            shutil.copyfileobj(made, out, 1 << 20)
+                    except OSError as error:
+                        raise cannot_write(path, error) from error
     for note in () if quiet else notes:
         click.echo(note, err=True)
 

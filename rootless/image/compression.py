@@ -47,7 +47,7 @@ class Decompressor(Protocol):
 def decompressor(compression: Compression) -> Decompressor:
     """A fresh decompressor."""
     if compression is Compression.GZIP:
-        return _Gzip()
+        return _CalledGzip()
     if compression is Compression.ZSTD:
         return _Zstd()
     return _Plain()
@@ -80,6 +80,45 @@ class _Plain:
 
     def close(self) -> None:
         return
+
+
+class _CalledGzip:
+    """gzip, or a plain tar: Docker's format knows only packed layers, and what `podman save --format docker-dir` writes
+    is called gzip and is not. Other tools look at the first bytes, too; digests are verified in either case.
+    """
+
+    _ENOUGH = 263
+    """Bytes up to the end of a tar header's magic."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self._inner: Decompressor | None = None
+        self._first = b""
+
+    def feed(self, chunk: bytes) -> Iterator[bytes]:
+        if self._inner is None:
+            self._first += chunk
+            if len(self._first) < self._ENOUGH and self._first[:2] != b"\x1f\x8b":
+                return iter(())
+            chunk, self._first = self._first, b""
+            self._inner = self._chosen(chunk)
+        return self._inner.feed(chunk)
+
+    def _chosen(self, first: bytes) -> Decompressor:
+        if first[:2] != b"\x1f\x8b" and first[257:262] == b"ustar":
+            inner: Decompressor = _Plain()
+            self.notes.append("it is called gzip and is not packed")
+        else:
+            inner = _Gzip()
+            inner.notes = self.notes
+        return inner
+
+    def close(self) -> None:
+        if self._inner is None:
+            self._inner = _Gzip()
+            for _ in self._inner.feed(self._first):
+                pass
+        self._inner.close()
 
 
 class _Gzip:

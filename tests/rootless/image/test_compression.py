@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from rootless.errors import ImageError
 from rootless.image.compression import decompressor
 from rootless.oci.mediatype import Compression
+from tests.kit.images import file, tar
 
 PACK = {
     Compression.GZIP: gzip.compress,
@@ -65,6 +66,15 @@ def test_what_follows_gzip_is_ignored_with_a_note(trailing: bytes, step: int) ->
     stream.close()
     assert b"".join(pieces) == b"aA"
     assert stream.notes == ["what follows the end of its gzip stream was ignored"]
+
+
+@pytest.mark.parametrize("step", [1, 100, 1 << 20])
+def test_a_plain_tar_that_is_called_gzip(step: int) -> None:
+    plain = tar([file("x", b"x")])
+    assert unpack(Compression.GZIP, plain, step) == plain
+    for short in (b"\x1f", b"plain", b"x" * 300):
+        with pytest.raises(ImageError, match="gzip"):
+            unpack(Compression.GZIP, short, step)
 
 
 def test_zstd_with_skippable_frames() -> None:
