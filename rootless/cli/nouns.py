@@ -37,6 +37,10 @@ IMAGE = {
     "import": Verb("import_", "import_", preload=False),
     "diff": Verb("diff", "image_diff", preload=False),
     "exists": Verb("exists", "image_exists"),
+    "history": Verb("history", "history", preload=False),
+    "tree": Verb("tree", "tree", preload=False),
+    "blame": Verb("blame", "blame", preload=False),
+    "diff": Verb("imagediff", "image_diff", preload=False),
 }
 
 NETWORK = {"flows": Verb("flows", "flows")}

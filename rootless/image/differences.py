@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from fuse.changes import ChangeKind
 from fuse.errors import LayerError
+from fuse.index import Index
 from fuse.layers import Layer as Tree
 from fuse.layers import Place
 from fuse.layers.archive import ArchiveLayer
@@ -23,6 +24,7 @@ from rootless.image.model import Layer
 from rootless.image.store import Store
 
 Places = tuple[Place, ...]
+_LINKS_MAX = 40
 
 
 class Difference(NamedTuple):
@@ -56,10 +58,7 @@ def opened(store: Store, layers: Sequence[Layer]) -> Iterator[list[Tree]]:
             try:
                 tree = ArchiveLayer(store.index_path(layer), path, "frames" if kind == "frames" else "plain")
             except (LayerError, OSError) as error:
-                raise ImageError(
-                    f"cannot read the index of layer {layer.diff_id.short}: {error}",
-                    hint="`rcontain system check --repair` makes it again",
-                ) from error
+                raise _unreadable(layer, error) from error
             stack.callback(tree.close)
             trees[layer] = tree
         try:
@@ -108,6 +107,70 @@ def find(trees: Sequence[Tree], path: bytes) -> Places:
             return ()
         places = merge_name(places, name)
     return places
+
+
+def blame(trees: Sequence[Tree], path: bytes) -> list[tuple[int, Difference]]:
+    """The layers that add, change or delete a path, the latest first, as positions in `trees`."""
+    found = []
+    for position in range(len(trees)):
+        now, was = find(trees[position:], path), find(trees[position + 1 :], path)
+        if _key(now) == _key(was):
+            continue
+        if not now:
+            found.append((position, Difference(ChangeKind.DELETED, path, was[0], None)))
+        elif not was:
+            found.append((position, Difference(ChangeKind.ADDED, path, None, now[0])))
+        elif not _same(was, now):
+            found.append((position, Difference(ChangeKind.CHANGED, path, was[0], now[0])))
+    return found
+
+
+def resolve(trees: Sequence[Tree], path: bytes) -> bytes:
+    """The path without symbolic links on the way; the last name is not followed. What is not there stays as it is."""
+    done: list[bytes] = []
+    todo = [name for name in path.split(b"/") if name not in (b"", b".")]
+    links = 0
+    while todo:
+        name = todo.pop(0)
+        if name == b"..":
+            del done[-1:]
+            continue
+        places = find(trees, b"/".join([*done, name])) if todo else ()
+        if places and stat.S_ISLNK(places[0].mode) and links < _LINKS_MAX:
+            links += 1
+            target = places[0].layer.readlink(places[0].ref)
+            if target.startswith(b"/"):
+                done = []
+            todo[:0] = [part for part in target.split(b"/") if part not in (b"", b".")]
+            continue
+        done.append(name)
+    return b"/".join(done)
+
+
+def content_size(store: Store, layer: Layer) -> int:
+    """Bytes of a layer's files, unpacked. Raises ImageError."""
+    try:
+        index = Index(store.index_path(layer))
+    except (LayerError, OSError) as error:
+        raise _unreadable(layer, error) from error
+    try:
+        nodes = (index.node(number) for number in range(index.count))
+        return sum(node.size for number, node in enumerate(nodes) if stat.S_ISREG(node.mode) and node.inode == number)
+    finally:
+        index.close()
+
+
+def _unreadable(layer: Layer, error: Exception) -> ImageError:
+    return ImageError(
+        f"cannot read the index of layer {layer.diff_id.short}: {error}",
+        hint="`rcontain system check --repair` makes it again",
+    )
+
+
+def _same(was: Places, now: Places) -> bool:
+    if stat.S_ISDIR(was[0].mode) and stat.S_ISDIR(now[0].mode):
+        return _same_directory(was, now)
+    return _same_file(was[0], now[0])
 
 
 def _roots(trees: Sequence[Tree]) -> Places:

@@ -139,6 +139,7 @@ class Layout:
         architecture: str = "",
         variant: str = "",
         diff_ids: Sequence[str] | None = None,
+        history: Sequence[dict[str, Any]] | None = None,
     ) -> dict[str, Any]:
         """Add an image; returns its descriptor. With `name` None it is only for an `index`."""
         architecture = architecture or {"x86_64": "amd64", "aarch64": "arm64"}.get(
@@ -150,7 +151,9 @@ class Layout:
             "created": "2024-01-02T03:04:05.678901234Z",
             "config": config or {},
             "rootfs": {"type": "layers", "diff_ids": list(diff_ids or [layer.diff_id for layer in layers])},
-            "history": [{"created": "2024-01-02T03:04:05Z", "created_by": f"layer {n}"} for n in range(len(layers))],
+            "history": [{"created": "2024-01-02T03:04:05Z", "created_by": f"layer {n}"} for n in range(len(layers))]
+            if history is None
+            else list(history),
         }
         if variant:
             document["variant"] = variant
