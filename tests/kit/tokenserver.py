@@ -18,7 +18,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, utils
 
-from .certificates import Authority
+from .certificates import Authority, server_context
 
 SERVICE = "registry of a test"
 ISSUER = "issuer of a test"
@@ -122,13 +122,16 @@ class TokenServer:
 
 
 @contextmanager
-def token_server(directory: str) -> Iterator[TokenServer]:
-    """A `TokenServer` on a free loopback port, over plain HTTP; its key and certificate lie in `directory`."""
-    certificate, key_path = Authority(os.path.join(directory, "tokens")).issue("tokens")
+def token_server(directory: str, *, certificate: tuple[str, str] | None = None) -> Iterator[TokenServer]:
+    """A `TokenServer` on a free loopback port, over TLS with `certificate` and its key, else over plain HTTP.
+
+    The key and the certificate for the tokens lie in `directory`.
+    """
+    signer, key_path = Authority(os.path.join(directory, "tokens")).issue("tokens")
     with open(key_path, "rb") as file:
         key = serialization.load_pem_private_key(file.read(), None)
     assert isinstance(key, ec.EllipticCurvePrivateKey)
-    tokens = TokenServer(certificate, key)
+    tokens = TokenServer(signer, key)
 
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -152,7 +155,11 @@ def token_server(directory: str) -> Iterator[TokenServer]:
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.daemon_threads = True
-        tokens.realm = f"http://127.0.0.1:{server.server_address[1]}/token"
+        if certificate is not None:
+            server.socket = server_context(certificate).wrap_socket(
+                server.socket, server_side=True, do_handshake_on_connect=False
+            )
+        tokens.realm = f"{'https' if certificate else 'http'}://127.0.0.1:{server.server_address[1]}/token"
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         try:
