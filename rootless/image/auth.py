@@ -127,7 +127,7 @@ async def keep(key: str, credentials: Credentials, environ: Mapping[str, str], a
     environ = {**environ, "REGISTRY_AUTH_FILE": authfile} if authfile else environ
     path, helper = _place(key, environ)
     if helper is None:
-        files.put(path, key, credentials.username, credentials.password)
+        files.put(path, _server(key, path), credentials.username, credentials.password)
         return path
     if "/" in key:
         raise UsageError(
@@ -174,7 +174,7 @@ def _place(key: str, environ: Mapping[str, str]) -> tuple[str, Helper | None]:
 
 
 def _server(registry: str, path: str) -> str:
-    """What a helper knows a registry by: Docker, in its own file, has an address for its hub."""
+    """What a registry is called in a file or by its helper: Docker, in its own file, has an address for its hub."""
     return LEGACY_DOCKER_KEY if registry == "docker.io" and path.endswith("config.json") else registry
 
 

@@ -93,7 +93,10 @@ def put(path: str, key: str, username: str, password: str) -> None:
     encoded = base64.b64encode(f"{username}:{password}".encode()).decode()
 
     def change(document: dict[str, Any]) -> bool:
-        _auths(document, path)[key] = {"auth": encoded}
+        auths = _auths(document, path)
+        for name in [name for name in auths if plain_key(name) == plain_key(key)]:
+            del auths[name]  # other spellings
+        auths[key] = {"auth": encoded}
         return True
 
     _edit(path, change)
