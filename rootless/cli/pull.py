@@ -11,7 +11,7 @@ from ..container import driver
 from ..container.create import id_maps
 from ..errors import UsageError
 from ..image.model import Derive, Image
-from ..image.obtain import fetch
+from ..image.obtain import fetch, tagged
 from ..image.progress import progress_for
 from ..image.shortnames import Choose, ask_user
 from ..image.store import Store
@@ -29,10 +29,11 @@ from .session import Session, pass_session
     examples=[
         ("rcontain pull docker.io/library/alpine", "The tag `latest`"),
         ("rcontain pull -q quay.io/podman/hello@sha256:…", "Exactly this one; print only its id"),
+        ("rcontain pull oci-archive:tool.tar", "The image in an archive"),
         ("rcontain pull --platform linux/arm64 docker.io/library/alpine", "For another machine"),
     ],
 )
-@click.option("-a", "--all-tags", is_flag=True, help="Not supported: name the tags.")
+@click.option("-a", "--all-tags", is_flag=True, help="All images of the repository.")
 @click.option("--arch", metavar="ARCH", help="Take the image for this processor.")
 @click.option("--os", "os_", metavar="OS", help="Take the image for this operating system.")
 @click.option("--variant", metavar="VARIANT", help="Take the image for this variant of the processor.")
@@ -57,10 +58,10 @@ def pull(
 ) -> None:
     """Fetch images from their registries and print their ids.
 
-    A name without a registry belongs to docker.io, and one without a tag means `latest`.
+    A name without a registry belongs to docker.io, unless registries.conf says otherwise, and one without a tag means
+    `latest`. An image may also be in files: oci:PATH[:NAME], oci-archive:FILE[:NAME], docker-archive:FILE[:NAME] and
+    dir:PATH; with :@N in place of the name it is the one with this number, from 0.
     """
-    if all_tags:
-        raise UsageError("--all-tags is not supported", hint="name the tags to pull")
     if not names:
         raise UsageError("the name of an image is missing")
     wanted = _platform(platform, os_, arch, variant)
@@ -87,7 +88,8 @@ def pull(
             )
 
     for name in names:
-        click.echo(session.run(fetch_one, name).id)
+        for each in session.run(tagged, name, way) if all_tags else (name,):
+            click.echo(session.run(fetch_one, each).id)
 
 
 def derived(session: Session) -> Derive:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 
 from rootless.errors import ImageError, RegistryError, UsageError
 from rootless.image.access import Access
+from rootless.image.connection import Connection
 from rootless.image.locations import Locations
 from rootless.image.lookup import ImageNotFound
 from rootless.image.model import Derive, Image
@@ -16,8 +18,12 @@ from rootless.image.pull import pull, take
 from rootless.image.registry import Registry
 from rootless.image.shortnames import Choose, local_names
 from rootless.image.store import Store
+from rootless.image.tags import list_tags
 from rootless.oci.platform import Platform
 from rootless.oci.transports import Place, Transport, parse
+
+# Tags of signatures and other things that belong to an image (cosign, "Tag-based discovery").
+_ATTACHED = re.compile(r"sha(256|512)-[0-9a-f]{64,128}(\.[a-z]+)?")
 
 
 class PullPolicy(StrEnum):
@@ -111,6 +117,30 @@ async def fetch(
         raise failures[0]
     reasons = "; ".join(f"{reference}: {error.message}" for reference, error in zip(candidates, failures, strict=True))
     raise type(failures[-1])(f"{place.reference} was found nowhere: {reasons}")
+
+
+async def tagged(text: str, access: Access) -> list[str]:
+    """All images of the repository that `text` names, as names for `fetch`; what is attached to others is left out.
+
+    Raises UsageError for a name with a tag, RegistryError, ImageError.
+    """
+    place = parse(text)
+    name = place.reference
+    if place.kind is not Transport.DOCKER or "@" in name or ":" in name.rpartition("/")[2]:
+        raise UsageError(f"{text} is not a repository on a registry", hint="leave out the tag, or --all-tags")
+    locations = Locations.load(access.environ)
+    failures: list[RegistryError] = []
+    for reference in locations.names(name):
+        # Mirrors come first, what is complete last.
+        location = locations.of(reference)[-1]
+        try:
+            async with Connection(reference, access, location=location) as connection:
+                tags = await list_tags(connection)
+        except RegistryError as error:
+            failures.append(error)
+        else:
+            return [f"{reference.name}:{tag}" for tag in tags if not _ATTACHED.fullmatch(tag)]
+    raise failures[-1]
 
 
 async def _from_files(
