@@ -45,9 +45,20 @@ def create(
     store.prepare()
     ids = id_maps(options.user_namespace)
     choice = driver.choose(session.settings, options.storage_driver, ids.uids.triples(), ids.gids.triples())
-    derive = Derive.TREE if choice.driver == "overlay" else Derive.INDEX
+    derive = Derive.INDEX
+    if choice.driver == "overlay":
+        derive = Derive.SOONEST if options.storage_driver == "auto" else Derive.TREE
     image = _image(session, store, options, derive, access)
+    choice = driver.for_image(choice, options.storage_driver, _has(store, image, Derive.TREE))
     return _record(session, options, image, ids, choice.driver, to_run)
+
+
+def _has(store: Store, image: Image, derive: Derive) -> bool:
+    """Whether what `derive` says is there for all layers: with SOONEST, either of both forms."""
+    if derive is Derive.SOONEST:
+        return _has(store, image, Derive.TREE) or _has(store, image, Derive.INDEX)
+    has = store.has_tree if derive is Derive.TREE else store.has_index
+    return all(has(layer) for layer in image.layers)
 
 
 def _image(
@@ -61,8 +72,7 @@ def _image(
             if options.pull == "never":
                 raise
         else:
-            has = store.has_tree if derive is Derive.TREE else store.has_index
-            if all(has(layer) for layer in image.layers):
+            if _has(store, image, derive):
                 return image
     return session.run(_obtain, session, store, options, derive, access)
 
@@ -87,7 +97,8 @@ async def _obtain(
             progress=progress,
             derive=derive,
         )
-        await ensure(store, image, derive)
+        if not _has(store, image, derive):
+            await ensure(store, image, derive)
     return image
 
 

@@ -38,6 +38,13 @@ def choose(settings: Settings, wanted: str, uid_map: IdTriples, gid_map: IdTripl
     return Choice("overlay", "asked for" if wanted == "overlay" else "the kernel's overlay works here")
 
 
+def for_image(choice: Choice, wanted: str, has_trees: bool) -> Choice:
+    """The choice for an image whose layers are extracted, or not: to do that could take longer than the first run."""
+    if wanted == "auto" and choice.driver == "overlay" and not has_trees:
+        return Choice("packed", "the image's layers are not extracted")
+    return choice
+
+
 def _obstacle_to_any_overlay(settings: Settings, uid_map: IdTriples, gid_map: IdTriples) -> str:
     """Why the kernel's overlay can take the changes of no container like this one; "" when it can."""
     if any(sum(size for _, _, size in triples) < 2 for triples in (uid_map, gid_map)):

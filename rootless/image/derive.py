@@ -10,7 +10,7 @@ import trio
 
 from rootless.image import partial
 from rootless.image.layer import lacking
-from rootless.image.model import DamagedBlob, Derive, Image, Layer, StalePartial
+from rootless.image.model import DamagedBlob, Derive, Image, Layer, StalePartial, settled
 from rootless.image.progress import PullProgress
 from rootless.image.store import Store
 from rootless.image.worker import layer_worker
@@ -81,6 +81,7 @@ async def ensure_tree(store: Store, layer: Layer, *, squash: bool = False) -> li
 
 async def ensure(store: Store, image: Image, derive: Derive, *, squash: bool = False) -> list[str]:
     """Have what `derive` asks for of every layer of `image`, some layers at a time. Returns notes."""
+    derive = settled(derive, image.layers)
     maker = LayerMaker(store, derive, squash=squash)
     missing = [layer for layer in dict.fromkeys(image.layers) if lacking(store, layer, derive)]
     notes: list[str] = []

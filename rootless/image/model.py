@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Flag, auto
@@ -20,6 +21,12 @@ class Derive(Flag):
     """The index, and seekable frames of a compressed layer: what the FUSE overlay reads."""
     TREE = auto()
     """The extracted directory: what the kernel's overlay reads."""
+    SOONEST = auto()
+    """What a first container can start from soonest: TREE for a small image, INDEX for one of more than SMALL_IMAGE."""
+
+
+SMALL_IMAGE = 16 << 20
+"""Bytes of blobs. Writing out so little takes no longer than packing it again."""
 
 
 class DamagedBlob(ImageError):
@@ -44,6 +51,13 @@ class Layer:
     def compression(self) -> Compression:
         """How the blob is packed. Raises ImageError for a media type that is no layer."""
         return layer_compression(self.media_type)
+
+
+def settled(derive: Derive, layers: Iterable[Layer]) -> Derive:
+    """`derive` for these layers of an image, without SOONEST."""
+    if Derive.SOONEST not in derive:
+        return derive
+    return Derive.TREE if sum({layer.blob: layer.size for layer in layers}.values()) <= SMALL_IMAGE else Derive.INDEX
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from rootless.image.derive import LayerMaker, for_each_layer
 from rootless.image.locations import Location, Locations
 from rootless.image.lock import FileLock
 from rootless.image.lookup import host_platform, pair_layers
-from rootless.image.model import Derive, Image, Layer
+from rootless.image.model import Derive, Image, Layer, settled
 from rootless.image.policy import Policy
 from rootless.image.progress import PullProgress, Quiet
 from rootless.image.registry import Registry
@@ -255,7 +255,7 @@ async def _fetch_layers(
 ) -> None:
     """All layers, PARALLEL at a time. The first error stops the others."""
     descriptors = {blob.digest: blob for blob in manifest.layers or ()}
-    maker = LayerMaker(store, derive, squash=squash)
+    maker = LayerMaker(store, settled(derive, layers), squash=squash)
 
     async def one(layer: Layer) -> None:
         blob = descriptors[layer.blob]

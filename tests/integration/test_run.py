@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from tests.kit import images
 from tests.kit.command import Rcontain
 
 pytestmark = [
@@ -325,6 +327,24 @@ def test_translated_ids_need_no_copy(auto_box: Rcontain, demo: str) -> None:
             assert auto_box.text("start", "-a", "translated").split() == ["0:42", "0:42"]
     finally:
         auto_box("rm", "-f", "translated")
+
+
+def test_a_large_image_starts_before_it_is_unpacked(auto_box: Rcontain, tmp_path: Path) -> None:
+    """`run` takes the packed layers of an image that it has to fetch; `pull` unpacks it, and so the next one."""
+    layout = images.demo_layout(str(tmp_path / "layout"))
+    noise = random.Random(1).randbytes(17 << 20)
+    layers = [*images.demo_layers(), images.tar([images.file("noise", noise)])]
+    layout.image("large", [images.pack(raw) for raw in layers], config=images.demo_config())
+    name = f"oci:{layout.path}:large"
+    try:
+        for number, driver in (("1", "packed"), ("2", "overlay")):
+            auto_box("run", "--name", f"large{number}", name, "sh", "-c", "wc -c </noise; echo >/noise")
+            assert auto_box.text("logs", f"large{number}") == str(len(noise))
+            assert auto_box.text("inspect", "-f", "{{.GraphDriver.Name}}", f"large{number}") == driver
+            image = auto_box.text("pull", "-q", name)
+    finally:
+        auto_box("rm", "-f", "large1", "large2")
+        auto_box("rmi", "-f", image)
 
 
 def test_host_user_namespace_maps_root_to_the_caller(box: Rcontain, demo: str, tmp_path: Path) -> None:

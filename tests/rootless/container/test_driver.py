@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rootless.container.driver import IdTriples, choose
+from rootless.container.driver import IdTriples, choose, for_image
 from rootless.errors import HostError
 from rootless.settings import Settings
 from tests.rootless.container.conftest import Store
@@ -65,3 +65,11 @@ def test_unpacked_layers_are_not_translated(settings: Settings) -> None:
 def test_one_id_is_not_enough_for_the_kernels_overlay(settings: Settings, wanted: str) -> None:
     with pytest.raises(HostError, match="subordinate"):
         choose(settings, wanted, STRAIGHT, SINGLE)
+
+
+def test_what_is_not_unpacked_is_not_waited_for(settings: Settings) -> None:
+    overlay = choose(settings, "auto", STRAIGHT, STRAIGHT)
+    assert for_image(overlay, "auto", True) is overlay
+    assert for_image(overlay, "auto", False).driver == "packed"
+    assert for_image(choose(settings, "overlay", STRAIGHT, STRAIGHT), "overlay", False).driver == "overlay"
+    assert for_image(choose(settings, "auto", STRAIGHT, SINGLE), "auto", False).driver == "fuse"
