@@ -68,7 +68,9 @@ def refusal(
         return NotThere(f"the registry {registry} has no image {what}{said}", hint="check the name and the tag")
     if status == 429:
         wait = response.headers.get("retry-after")
-        hint = f"try again in {wait} seconds" if wait and wait.isdigit() else "try again later, or log in"
+        hint = "try again later, or log in"
+        if wait:
+            hint = f"try again in {wait} seconds" if wait.isdigit() else f"try again after {quoted(wait)}"
         return RegistryError(f"the registry {registry} says that there are too many requests{said}", hint=hint)
     if status >= 500:
         return RegistryError(f"the registry {registry} is unwell: it answered {status} when asked for {what}{said}")

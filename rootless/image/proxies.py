@@ -11,7 +11,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import httpx
 
@@ -41,22 +41,22 @@ class Proxies:
 
 
 class Routes(httpx.AsyncBaseTransport):
-    """Sends each request directly or through its proxy."""
+    """Sends each request directly or through its proxy. `context` says how TLS is spoken with a host."""
 
-    def __init__(self, proxies: Proxies, context: ssl.SSLContext, limits: httpx.Limits) -> None:
+    def __init__(self, proxies: Proxies, context: Callable[[httpx.URL], ssl.SSLContext], limits: httpx.Limits) -> None:
         self._proxies = proxies
         self._context = context
         self._limits = limits
-        self._ways: dict[httpx.URL | None, httpx.AsyncHTTPTransport] = {}
+        self._ways: dict[tuple[httpx.URL | None, ssl.SSLContext], httpx.AsyncHTTPTransport] = {}
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        proxy = self._proxies.of(request.url)
-        way = self._ways.get(proxy)
+        proxy, context = self._proxies.of(request.url), self._context(request.url)
+        way = self._ways.get((proxy, context))
         if way is None:
             way = httpx.AsyncHTTPTransport(
-                verify=self._context, limits=self._limits, proxy=httpx.Proxy(proxy) if proxy else None
+                verify=context, limits=self._limits, proxy=httpx.Proxy(proxy) if proxy else None
             )
-            self._ways[proxy] = way
+            self._ways[proxy, context] = way
         return await way.handle_async_request(request)
 
     def named(self, url: httpx.URL) -> str | None:

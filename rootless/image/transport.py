@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email.utils
 import random
+import ssl
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
@@ -18,7 +19,7 @@ from rootless.errors import RegistryError
 from rootless.image.access import Access
 from rootless.image.certificates import tls_context
 from rootless.image.faults import TooSlow, explain, worth_retrying
-from rootless.image.proxies import Proxies, Routes
+from rootless.image.proxies import Proxies, Routes, host_of, is_loopback
 
 Content = bytes | Callable[[], AsyncGenerator[bytes, None]]
 """A request's body: bytes, or what gives it anew for each attempt. Its length is then in the header Content-Length."""
@@ -58,16 +59,20 @@ class Patience:
 class Transport:
     """Requests to one registry and to where it redirects. An async context manager.
 
-    `registry` is the name that certificates are kept under. `request` raises RegistryError once it has given up:
-    connections and answers that may get better are tried again, with Retry-After respected, the others at once.
+    `registry` is the name that certificates are kept under. `verify` is whether its certificate has to be good; other
+    hosts that it sends to, loopback apart, are excused by --tls-verify=false only. `request` raises RegistryError once
+    it has given up: connections and answers that may get better are tried again, with Retry-After respected, the others
+    at once.
     """
 
     def __init__(self, registry: str, access: Access, *, verify: bool) -> None:
         self.patience = Patience.of(access)
+        self._registry = registry
+        self._access = access
         self._verify = verify
-        context = tls_context(registry, verify=verify, environ=access.environ, cert_dir=access.cert_dir)
+        self._contexts = {verify: self._new_context(verify)}
         limits = httpx.Limits(max_connections=16, max_keepalive_connections=8)
-        self._routes = Routes(Proxies(access.environ), context, limits)
+        self._routes = Routes(Proxies(access.environ), self._context, limits)
         self._client = httpx.AsyncClient(
             transport=self._routes,
             trust_env=False,
@@ -119,6 +124,18 @@ class Transport:
         except httpx.InvalidURL:
             proxy = None
         return explain(error, url, proxy)
+
+    def _context(self, url: httpx.URL) -> ssl.SSLContext:
+        verify = self._verify or not (
+            self._access.tls_verify is False or is_loopback(url.host) or url.host == host_of(self._registry)
+        )
+        if verify not in self._contexts:
+            self._contexts[verify] = self._new_context(verify)
+        return self._contexts[verify]
+
+    def _new_context(self, verify: bool) -> ssl.SSLContext:
+        access = self._access
+        return tls_context(self._registry, verify=verify, environ=access.environ, cert_dir=access.cert_dir)
 
     async def _patiently(self, wanted: _Wanted, attempts: int) -> httpx.Response:
         for attempt in range(1, attempts + 1):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 import subprocess
 from collections.abc import AsyncGenerator, Iterator
@@ -9,7 +10,9 @@ from datetime import UTC, datetime
 from email.utils import format_datetime
 from pathlib import Path
 
+import httpx
 import pytest
+import trio
 
 from rootless.errors import RegistryError
 from rootless.image.access import Access
@@ -72,6 +75,43 @@ async def test_plain_http_where_tls_is_wanted(tmp_path: Path) -> None:
         with pytest.raises(RegistryError, match=r"does not speak TLS.*--tls-verify=false"):
             await manifest(fake, tls_verify=True)
         await manifest(fake, tls_verify=False)
+
+
+async def test_leniency_is_for_the_registry_and_not_for_where_it_sends(tls_registry: FakeRegistry) -> None:
+    """A registry that may be insecure, by its address or by registries.conf, does not make its token server so."""
+    lenient, strict = Access(environ={}), Access(environ={}, tls_verify=False)
+    url = f"https://{tls_registry.address}/v2/".replace("127.0.0.1", "127-0-0-1.example")
+    for access, registry, verified in (
+        (lenient, "localhost:5000", True),
+        (lenient, "127-0-0-1.example:5000", False),
+        (strict, "localhost:5000", False),
+    ):
+        transport = Transport(registry, access, verify=False)
+        assert (transport._context(httpx.URL(url)).verify_mode == ssl.CERT_REQUIRED) is verified
+        assert transport._context(httpx.URL("https://127.0.0.1:1/")).verify_mode == ssl.CERT_NONE
+
+
+async def test_an_answer_whose_head_trickles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each byte comes in time, the answer never."""
+    monkeypatch.setattr("rootless.image.transport._ANSWER", 0.3)
+
+    async def trickle(stream: trio.SocketStream) -> None:
+        async with stream:
+            with contextlib.suppress(trio.BrokenResourceError):
+                await stream.send_all(b"HTTP/1.1 200 OK\r\nX-Long: ")
+                while True:
+                    await stream.send_all(b"x")
+                    await trio.sleep(0.05)
+
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.serve_listeners, trickle, listeners)
+        async with Transport("x", NOBODY, verify=False) as transport:
+            with pytest.raises(RegistryError, match="did not answer in time"):
+                port = listeners[0].socket.getsockname()[1]
+                async with transport.request("GET", f"http://127.0.0.1:{port}/"):
+                    pass
+        nursery.cancel_scope.cancel()
 
 
 # redirects
