@@ -60,7 +60,7 @@ class TreeArchive:
                 self._write(header(_EMPTY._replace(path=replaced + OPAQUE_MARKER)))
 
     def add_tree(self, stack: Sequence[Tree], *, left_out: Collection[bytes] = ()) -> None:
-        """Everything that the stack shows, topmost first."""
+        """Everything that the stack shows, topmost first. What is `left_out` is so where only the topmost has it."""
         roots = []
         for tree in stack:
             roots.append(tree.root())
@@ -76,7 +76,9 @@ class TreeArchive:
     def _add_inside(self, path: bytes, directory: tuple[Place, ...], left_out: Collection[bytes]) -> None:
         for name, places in sorted(merge_names(directory).items()):
             inner = path + b"/" + name if path else name
-            if inner not in left_out and self._add(inner, places) and stat.S_ISDIR(places[0].mode):
+            if inner in left_out and len(places) == 1:
+                continue
+            if self._add(inner, places) and stat.S_ISDIR(places[0].mode):
                 self._add_inside(inner, places, left_out)
 
     def _add(self, path: bytes, places: tuple[Place, ...]) -> bool:
