@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from collections.abc import Iterator
 from contextlib import aclosing
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 
 from rootless.errors import ImageError, RcontainError, RegistryError
 from rootless.image.access import Access
@@ -267,6 +269,26 @@ async def test_the_connection_is_used_again(layout: str, blob: bytes) -> None:
             for _ in range(3):
                 await source.document(descriptor(blob), 1 << 20)
         assert len({request.client for request in fake.requests if "/blobs/" in request.path}) == 1
+
+
+async def test_cancelled_in_the_middle_of_a_body(layout: str, blob: bytes) -> None:
+    """No connection is left, and none is used again with half a body in it."""
+    before = set(os.listdir("/proc/self/fd"))
+    wanted = descriptor(blob)
+    with fake_registry(layout, blobs(*[Answer(200, blob, trickle=True)] * 4)) as fake:
+        async with Registry(Reference.parse(f"{fake.address}/a:1"), ACCESS) as source:
+            for _ in range(4):
+                received = 0
+                with trio.CancelScope() as scope:
+                    async with aclosing(source.blob(wanted)) as chunks:
+                        async for chunk in chunks:
+                            received += len(chunk)
+                            scope.cancel()
+                assert scope.cancelled_caught and 0 < received < len(blob)
+            assert await source.document(wanted, 1 << 20) == blob
+    with trio.fail_after(10):  # the server's ends are in this process, too, and notice when they write
+        while set(os.listdir("/proc/self/fd")) - before:  # noqa: ASYNC110
+            await trio.sleep(0.02)
 
 
 # signatures
