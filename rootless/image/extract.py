@@ -18,6 +18,7 @@ import stat
 
 from rootless.errors import HostError, ImageError
 from rootless.image.earlylinks import LinkToNothing
+from rootless.image.idrange import IdRange
 from rootless.image.removal import remove_tree
 from rootless.image.syscalls import syncfs
 from rootless.oci.tar import TarEntry
@@ -31,24 +32,8 @@ _OVERLAY_XATTRS = (b"user.overlay.", b"trusted.overlay.")
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _INSIDE = Resolve.IN_ROOT | Resolve.NO_MAGICLINKS
 _LINKS_MAX = 40
+_HOLE = 4096
 _NO_XATTR = frozenset({errno.EOPNOTSUPP, errno.EPERM, errno.EACCES})
-
-
-class IdRange:
-    """The ids that exist in a user namespace (user_namespaces(7), uid_map)."""
-
-    def __init__(self, path: str) -> None:
-        self._extents: list[tuple[int, int]] = []
-        with open(path) as file:
-            for line in file:
-                inside, _, count = (int(word) for word in line.split())
-                self._extents.append((inside, inside + count))
-
-    def __contains__(self, number: int) -> bool:
-        return any(first <= number < end for first, end in self._extents)
-
-    def __str__(self) -> str:
-        return ", ".join(f"{first}-{end - 1}" for first, end in self._extents)
 
 
 class TreeExtractor:
@@ -111,7 +96,8 @@ class TreeExtractor:
                 if not self._left:
                     offset, self._left = self._extents.pop(0)
                     self._position = offset
-                count = os.pwrite(self._file, data[: self._left], self._position)
+                part = data[: self._left]
+                count = len(part) if _is_hole(part) else os.pwrite(self._file, part, self._position)
                 self._position += count
                 self._left -= count
                 data = data[count:]
@@ -380,6 +366,17 @@ class TreeExtractor:
             "free some space, for example with `rcontain rmi`" if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
         )
         return HostError(f"cannot unpack {where}: {error.strerror}", hint=hint)
+
+
+def _is_hole(data: memoryview) -> bool:
+    """Whether data is so much of nothing that it is left out of the file: a bomb of zeros costs no disk."""
+    return (
+        len(data) >= _HOLE
+        and not data[0]
+        and not data[-1]
+        and not bytes(data[:64]).strip(b"\0")
+        and (bytes(data) == bytes(len(data)))
+    )
 
 
 def _inside(base: bytes, target: bytes) -> bytes:

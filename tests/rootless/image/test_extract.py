@@ -200,6 +200,21 @@ def test_sparse_files_stay_sparse(tmp_path: Path) -> None:
 
 
 @pytest.mark.userns
+def test_zeros_cost_no_disk(tmp_path: Path) -> None:
+    """Also those that the archive has in full, as a bomb does."""
+    content = bytes(8 << 20) + b"end" + bytes(1 << 20)
+    raw = images.tar([images.file("zeros", content), images.file("few", bytes(100))])
+
+    def look(path: str) -> Any:
+        with open(f"{path}/zeros", "rb") as zeros, open(f"{path}/few", "rb") as few:
+            return zeros.read() == content, few.read(), os.stat(f"{path}/zeros").st_blocks
+
+    (same, few, blocks), _ = extracted(tmp_path, raw, look, step=1 << 18)
+    assert same and few == bytes(100)
+    assert blocks * 512 < 1 << 20
+
+
+@pytest.mark.userns
 def test_ids_outside_the_map(tmp_path: Path) -> None:
     raw = images.tar([images.file("f", uid=3_000_000_000)])
     assert "belongs to user 3000000000" in extracted(tmp_path, raw)
