@@ -21,7 +21,7 @@ from rootless.oci.digest import Digest
 from rootless.oci.mediatype import Compression, MediaType
 from rootless.oci.tar import TarParser
 
-_GATHER = 256 << 10  # bytes that are handed on together
+_GATHER = 256 << 10  # bytes that are packed together
 _LEVEL = 2  # of isal's four: as fast as the disk
 _GZIP_WRAPPER = 31  # wbits, as zlib(3) has them
 _MAGIC = {
@@ -94,8 +94,7 @@ class LayerPacker:
 
     def __init__(self, store: Store, space: Workspace) -> None:
         self._diff = hashlib.sha256()
-        self._held: list[bytes] = []
-        self._count = 0
+        self._held = bytearray()
         self._compressor = isal_zlib.compressobj(level=_LEVEL, wbits=_GZIP_WRAPPER)
         with ExitStack() as stack:
             self._blob = stack.enter_context(_NewBlob(store, space))
@@ -103,25 +102,22 @@ class LayerPacker:
             self._stack = stack.pop_all()
 
     def write(self, data: bytes) -> None:
-        """The next bytes of the archive."""
-        self._held.append(data)
-        self._count += len(data)
-        if self._count >= _GATHER:
-            self._hand_on()
+        """The next bytes of the archive. However they come, the packed bytes are the same."""
+        self._held += data
+        whole = len(self._held) - len(self._held) % _GATHER
+        if whole:
+            for at in range(0, whole, _GATHER):
+                self._lane.put(bytes(memoryview(self._held)[at : at + _GATHER]))
+            self._held = self._held[whole:]
 
     def finish(self) -> Layer:
         """The archive is at its end."""
-        self._hand_on()
+        self._lane.put(bytes(self._held))
         self._lane.drain()
         self._blob.write(self._compressor.flush())
         digest = self._blob.commit()
         diff_id = Digest("sha256", self._diff.hexdigest())
         return Layer(diff_id, digest, MediaType.OCI_LAYER_GZIP, self._blob.size)
-
-    def _hand_on(self) -> None:
-        self._lane.put(b"".join(self._held))
-        self._held.clear()
-        self._count = 0
 
     def _pack(self, data: bytes) -> None:
         self._diff.update(data)
