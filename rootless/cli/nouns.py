@@ -41,11 +41,17 @@ IMAGE = {
     "tree": Verb("tree", "tree", preload=False),
     "blame": Verb("blame", "blame", preload=False),
     "diff": Verb("imagediff", "image_diff", preload=False),
+    "prune": Verb("prune", "image_prune", preload=False),
 }
 
 NETWORK = {"flows": Verb("flows", "flows")}
 
-SYSTEM = {"info": Verb("info", "info")}
+SYSTEM = {
+    "info": Verb("info", "info"),
+    "df": Verb("df", "df", preload=False),
+    "prune": Verb("prune", "system_prune", preload=False),
+    "check": Verb("check", "check", preload=False),
+}
 
 
 @click.command("container", cls=LazyGroup, verbs=CONTAINER, subcommand_metavar="COMMAND [ARG...]")
