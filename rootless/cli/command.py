@@ -82,6 +82,7 @@ def as_click_reads(command: click.Command, args: Sequence[str], *, interspersed:
                 out.extend(flags)
             else:  # it takes back an earlier one, such as an alias has
                 out = [flag for flag in (*out, *flags[:-1]) if flag != flags[-1]]
+                out += options[flags[-1]].secondary_opts[:1]
             continue
         if equals and len(name) == 2 and name in options and not _is_flag(options[name]):
             out += [name, value]

@@ -45,6 +45,7 @@ VERBS = {
     "network": Verb("nouns", "network", CONTAINERS),
     "pull": Verb("pull", "pull", IMAGES),
     "push": Verb("push", "push", IMAGES, preload=False),
+    "manifest": Verb("nouns", "manifest", IMAGES),
     "import": Verb("import_", "import_", IMAGES, preload=False),
     "load": Verb("load", "load", IMAGES, preload=False),
     "save": Verb("save", "save", IMAGES, preload=False),

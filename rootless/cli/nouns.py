@@ -1,4 +1,6 @@
-"""`rcontain container|image|system`: the verbs again, as Podman and Docker also spell them; and `rcontain network`."""
+"""`rcontain container|image|system`: the verbs again, as Podman and Docker also spell them; and `rcontain network` and
+`rcontain manifest`.
+"""
 
 from __future__ import annotations
 
@@ -44,6 +46,11 @@ IMAGE = {
     "prune": Verb("prune", "image_prune", preload=False),
 }
 
+MANIFEST = {
+    name: Verb("manifest", name, preload=False)
+    for name in ("create", "add", "annotate", "inspect", "push", "remove", "rm", "exists")
+}
+
 NETWORK = {"flows": Verb("flows", "flows")}
 
 SYSTEM = {
@@ -62,6 +69,11 @@ def container() -> None:
 @click.command("image", cls=LazyGroup, verbs=IMAGE, subcommand_metavar="COMMAND [ARG...]")
 def image() -> None:
     """Work with images."""
+
+
+@click.command("manifest", cls=LazyGroup, verbs=MANIFEST, subcommand_metavar="COMMAND [ARG...]")
+def manifest() -> None:
+    """Make and push lists of images for several platforms."""
 
 
 @click.command(

@@ -14,8 +14,9 @@ from ..errors import HostError, UsageError
 from ..image.access import Access
 from ..image.conversion import Format
 from ..image.destinations import destination as destination_in_files
+from ..image.listing import push_list
 from ..image.locations import Locations
-from ..image.model import Image
+from ..image.model import Image, ImageList
 from ..image.progress import progress_for
 from ..image.push import PARALLEL, Wishes
 from ..image.push import push as write
@@ -89,16 +90,23 @@ def push(
     way = access(session, **flags)
     store = Store(session.settings.data)
     store.prepare()
-    found = store.resolve(image)
+    found = store.lookup().find(image)[0]
+    if not isinstance(found, ImageList):
+        found = store.resolve(image)
     place = parse(destination or _own_name(found, image))
 
     async def write_it() -> Digest:
         with progress_for(sys.stderr, quiet=quiet) as progress:
             async with opened(session, place, way) as to:
                 progress.message(f"Pushing {to.title}")
-                result = await write(
-                    store, found, to, wishes=fitting(wishes, place), progress=progress, at_once=at_once(place)
-                )
+                if isinstance(found, ImageList):
+                    result = await push_list(
+                        store, found, to, way, wishes=fitting(wishes, place), progress=progress, at_once=at_once(place)
+                    )
+                else:
+                    result = await write(
+                        store, found, to, wishes=fitting(wishes, place), progress=progress, at_once=at_once(place)
+                    )
         return result.digest
 
     write_digest(session, digestfile, session.run(write_it))
@@ -151,7 +159,7 @@ def write_digest(session: Session, path: str | None, digest: Digest) -> None:
         raise HostError(f"cannot write the digest to {path}: {error.strerror}") from error
 
 
-def _own_name(image: Image, text: str) -> str:
+def _own_name(image: Image | ImageList, text: str) -> str:
     """The name under which an image was found, or its only one. Raises UsageError."""
     if not image.id.startswith(text.removeprefix("sha256:")):
         reference = Reference.parse(text)
