@@ -22,7 +22,7 @@ from netns.wire.ethernet import ETHERTYPE_IPV4
 from netns.wire.ipv4 import PROTOCOL_TCP, Ipv4Packet
 from netns.wire.tcp import TcpSegment
 from tests.kit.userns import Clone, in_namespaces
-from tests.netns.tcp_language import _LETTERS, IRS, ISS, MASK, Dialogue, text
+from tests.netns.tcp_language import _LETTERS, IRS, ISS, MASK, MSS, Dialogue, text
 
 pytestmark = [pytest.mark.userns, pytest.mark.tun]
 
@@ -75,8 +75,8 @@ class Kernels:
         if "S" not in flags:
             self._sock_option()
         segment = TcpSegment(
-            seq + IRS & MASK, ack + self._iss & MASK, bits, 65535, [data] if data else [], len(data), None, None,
-            THEIR_PORT, PORT,
+            seq + IRS & MASK, ack + self._iss & MASK, bits, 65535, [data] if data else [], len(data),
+            MSS if "S" in flags else None, None, THEIR_PORT, PORT,
         )  # fmt: skip
         packet = Ipv4Packet(THEIRS, OURS, PROTOCOL_TCP, segment.to_bytes(THEIRS, OURS)).to_bytes()
         os.write(self._tap, self._mac + b"\2" * 6 + ETHERTYPE_IPV4.to_bytes(2, "big") + packet)
@@ -232,10 +232,25 @@ def nothing_acknowledged(end: End) -> None:
     end.expect()
 
 
+def three_duplicates(end: End) -> None:
+    """RFC 5681 section 3.2: the third is answered with what is missing and nothing else."""
+    end.send(bytes(4 * MSS))
+    end.expect(*(f"A {1 + piece * MSS}:{1 + (piece + 1) * MSS} ack 1" for piece in range(4)))
+    end.receive("A", seq=1, ack=1)
+    end.receive("A", seq=1, ack=1)
+    end.expect()
+    end.receive("A", seq=1, ack=1)
+    end.expect(f"A 1:{1 + MSS} ack 1")
+    end.receive("A", seq=1, ack=1 + MSS)  # a partial acknowledgement: there is another hole (RFC 6582 section 3.2)
+    end.expect(f"A {1 + MSS}:{1 + 2 * MSS} ack 1")
+    end.receive("A", seq=1, ack=1 + 4 * MSS)
+    end.expect()
+
+
 PLAYBOOKS = (
     data_in_order, data_out_of_order, data_that_overlaps, old_data, data_of_ours, their_end_first, our_end_first,
     both_ends_at_once, data_with_the_end, an_end_before_its_turn, a_reset_that_is_only_near, a_reset_from_elsewhere,
-    a_syn_in_the_middle, an_acknowledgement_of_nothing_sent, nothing_acknowledged,
+    a_syn_in_the_middle, three_duplicates, an_acknowledgement_of_nothing_sent, nothing_acknowledged,
 )  # fmt: skip
 
 
@@ -243,6 +258,7 @@ PLAYBOOKS = (
 def test_ours(playbook: Callable[[End], None]) -> None:
     test = Ours.established()
     assert isinstance(test, Ours)
+    test.connection.max_segment = MSS  # no device cuts them here
     playbook(test)
 
 
