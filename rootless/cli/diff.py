@@ -3,67 +3,56 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 
 import click
-import msgspec
-
-from fuse.changes import ChangeKind, changes
 
 from ..container.caller import Caller
 from ..container.containers import Container, Containers
 from ..container.contents import contents
 from ..errors import ContainerError, UsageError
-from ..image.derive import ensure
-from ..image.model import Derive, Image
 from ..image.store import ImageNotFound, Store
-from ..image.trees import open_trees
 from .command import Command
+from .format import to_json
+from .imagediff import image_diff
 from .session import pass_session
 
-Found = Iterable[tuple[ChangeKind, bytes]]
-
-_FORMAT = click.option(
-    "--format", "form", type=click.Choice(["table", "json"]), default="table", metavar="FORM",
-    help="json, or one line for each path [default].",
-)  # fmt: skip
+_MEMBERS = {"C": "changed", "A": "added", "D": "deleted"}
+_FORMAT = click.option("--format", "format_", type=click.Choice(["json"]), metavar="FORMAT", help="json.")
 _LATEST = click.option("-l", "--latest", is_flag=True, help="The container that was made last.")
-
-
-class Changes(msgspec.Struct, frozen=True):
-    """`--format json`, as Podman has it."""
-
-    changed: tuple[str, ...]
-    added: tuple[str, ...]
-    deleted: tuple[str, ...]
 
 
 @click.command(
     "diff",
     cls=Command,
     examples=[
-        ("rcontain diff web", "What web changed: A is added, C changed, D deleted"),
-        ("rcontain diff alpine", "What the last layer of an image changed"),
+        ("rcontain diff web", "What web changed"),
+        ("rcontain diff alpine", "What the top layer of an image changes"),
+        ("rcontain diff tool:2 tool:1", "What tool:2 has that tool:1 has not, and the reverse"),
     ],
 )
 @_FORMAT
 @_LATEST
 @click.argument("name", metavar="[CONTAINER|IMAGE]", required=False)
+@click.argument("other", metavar="[IMAGE]", required=False)
 @pass_session
-def diff(session: Caller, form: str, latest: bool, name: str | None) -> None:
-    """List the files that a container, or the last layer of an image, changed."""
-    try:
-        container = _container(session, name, latest)
-    except ContainerError:
-        if name is None:
-            raise
+@click.pass_context
+def diff(
+    ctx: click.Context, session: Caller, format_: str | None, latest: bool, name: str | None, other: str | None
+) -> None:
+    """Show what a container changed, or what an image's top layer changes; with two images, how the first differs.
+
+    A stands for added, C for changed, D for deleted. What is there for mounts alone is left out.
+    """
+    if other is None:
         try:
-            image = Store(session.settings.data).resolve(name)
-        except ImageNotFound:
-            raise UsageError(f"{name} is neither a container nor an image") from None
-        _of_image(session, image, form)
-        return
-    _of_container(container, form)
+            container = _container(session, name, latest)
+        except ContainerError:
+            if name is None or not _is_image(session, name):
+                raise
+        else:
+            _show(container, format_)
+            return
+    ctx.invoke(image_diff, image=name, other=other, format_=format_)
 
 
 @click.command("diff", cls=Command, examples=[("rcontain container diff web", "What web changed")])
@@ -71,18 +60,12 @@ def diff(session: Caller, form: str, latest: bool, name: str | None) -> None:
 @_LATEST
 @click.argument("name", metavar="[CONTAINER]", required=False)
 @pass_session
-def container_diff(session: Caller, form: str, latest: bool, name: str | None) -> None:
-    """List the files that a container changed."""
-    _of_container(_container(session, name, latest), form)
+def container_diff(session: Caller, format_: str | None, latest: bool, name: str | None) -> None:
+    """Show what a container changed.
 
-
-@click.command("diff", cls=Command, examples=[("rcontain image diff alpine", "What its last layer changed")])
-@_FORMAT
-@click.argument("name", metavar="IMAGE")
-@pass_session
-def image_diff(session: Caller, form: str, name: str) -> None:
-    """List the files that the last layer of an image changed."""
-    _of_image(session, Store(session.settings.data).resolve(name), form)
+    A stands for added, C for changed, D for deleted. What is there for mounts alone is left out.
+    """
+    _show(_container(session, name, latest), format_)
 
 
 def _container(session: Caller, name: str | None, latest: bool) -> Container:
@@ -97,26 +80,19 @@ def _container(session: Caller, name: str | None, latest: bool) -> Container:
     return found[-1]
 
 
-def _of_container(container: Container, form: str) -> None:
+def _is_image(session: Caller, name: str) -> bool:
+    try:
+        Store(session.settings.data).resolve(name)
+    except (ImageNotFound, UsageError):
+        return False
+    return True
+
+
+def _show(container: Container, format_: str | None) -> None:
     with contents(container, container.record()) as found:
-        _show(found.changes(), form)
-
-
-def _of_image(session: Caller, image: Image, form: str) -> None:
-    store = Store(session.settings.data)
-    store.prepare()
-    session.run(ensure, store, image, Derive.INDEX)
-    with open_trees(store, image.layers[::-1]) as trees:
-        _show(((change.kind, change.path) for change in changes(trees[0], trees[1:])) if trees else (), form)
-
-
-def _show(found: Found, form: str) -> None:
-    if form != "json":
-        for kind, path in found:
-            click.echo(f"{kind.value} /{os.fsdecode(path)}")
+        changes = [(kind.value, "/" + os.fsdecode(path)) for kind, path in found.changes()]
+    if format_ == "json":
+        members = {name: [path for kind, path in changes if kind == letter] for letter, name in _MEMBERS.items()}
+        click.echo(to_json({name: paths for name, paths in members.items() if paths}, indent=2))
         return
-    by_kind: dict[ChangeKind, list[str]] = {kind: [] for kind in ChangeKind}
-    for kind, path in found:
-        by_kind[kind].append("/" + path.decode(errors="backslashreplace"))
-    document = Changes(*(tuple(by_kind[kind]) for kind in (ChangeKind.CHANGED, ChangeKind.ADDED, ChangeKind.DELETED)))
-    click.echo(msgspec.json.encode(document).decode())
+    click.echo("".join(f"{kind} {path}\n" for kind, path in changes), nl=False)

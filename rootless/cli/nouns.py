@@ -37,7 +37,6 @@ IMAGE = {
     "untag": Verb("tag", "untag"),
     "inspect": Verb("inspect", "image_inspect"),
     "import": Verb("import_", "import_", preload=False),
-    "diff": Verb("diff", "image_diff", preload=False),
     "exists": Verb("exists", "image_exists"),
     "history": Verb("history", "history", preload=False),
     "tree": Verb("tree", "tree", preload=False),
