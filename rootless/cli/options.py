@@ -20,7 +20,7 @@ from .limits import parse_limit
 from .mounts import parse_mount, parse_tmpfs, parse_volume
 from .networks import Choice, absolute, check_other, check_rules, parse_address, parse_extra_host, parse_network
 from .ports import parse_published
-from .registryflags import REGISTRY_FLAGS
+from .registryflags import REGISTRY_FLAGS, without_password
 from .session import Session
 
 PULL_POLICIES = ("always", "missing", "never", "newer")
@@ -224,7 +224,7 @@ def creation_options(session: Session, image: str, command: tuple[str, ...], fla
         shm_size=parse_size(flags["shm_size"], "--shm-size"),
         quiet=flags["quiet"],
         storage_driver=flags["storage_driver"] or session.settings.storage_driver,
-        create_command=tuple(_utf8(word) for word in ("rcontain", *getattr(session, "argv", ()))),
+        create_command=tuple(_utf8(word) for word in without_password(("rcontain", *getattr(session, "argv", ())))),
         **security,
     )
     try:

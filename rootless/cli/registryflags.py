@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -72,6 +72,20 @@ def access_of(session: Session, flags: Mapping[str, Any]) -> Access:
     """The same out of all flags of a command."""
     names = ("authfile", "creds", "cert_dir", "tls_verify", "retry", "retry_delay")
     return access(session, **{name: flags[name] for name in names})
+
+
+def without_password(words: Sequence[str]) -> list[str]:
+    """A command line that may be kept: the passwords of --creds are replaced."""
+    kept = []
+    for position, word in enumerate(words):
+        before = words[position - 1] if position else ""
+        name, equals, value = word.partition("=")
+        if before == "--creds":
+            word = f"{word.partition(':')[0]}:…"
+        elif name == "--creds" and equals:
+            word = f"{name}={value.partition(':')[0]}:…"
+        kept.append(word)
+    return kept
 
 
 def _path(session: Session, text: str | None) -> str | None:

@@ -14,7 +14,7 @@ import msgspec
 from rootless.errors import ImageError, UsageError
 from rootless.image.compression import decompressor
 from rootless.image.dirsource import MANIFEST, VERSION, VERSION_LINE
-from rootless.image.layouts import blob_name, stored_name
+from rootless.image.layouts import as_reference, blob_name
 from rootless.image.members import Folder, read
 from rootless.image.sinks import ArchiveSink, Chunks, FolderSink, Sink, archive_file, verified
 from rootless.image.source import Destination
@@ -51,8 +51,8 @@ def destination(place: Place) -> Destination:
     if place.kind is Transport.DIR:
         return DirFolder(place.path)
     if place.kind is Transport.DOCKER_ARCHIVE:
-        name = stored_name(place.reference) if place.reference else None
-        if place.reference and name is None:
+        name = as_reference(place.reference) if place.reference else None
+        if place.reference and (name is None or name.digest is not None):
             raise UsageError(f"cannot write to {place}: {place.reference!r} is not a name with a tag")
         return DockerArchive(place.path, [name] if name else [])
     raise UsageError(f"{place} is no place in files")

@@ -130,6 +130,21 @@ def test_what_we_save_skopeo_takes(
         assert facts(there)[1:] == (id if kept else facts(there)[1], original[2])
 
 
+@pytest.mark.parametrize("kind", PLACES)
+def test_what_we_push_to_files_skopeo_takes(
+    auto_box: Rcontain, layout: str, expected: tuple[str, str], tmp_path: Path, kind: str
+) -> None:
+    id, _ = expected
+    auto_box("pull", "-q", f"oci:{layout}:demo")
+    place = PLACES[kind].format(tmp_path)
+    auto_box("push", "-q", "localhost/demo", place)
+    manifest, config, diff_ids = facts(place)
+    assert (config, diff_ids) == (id, facts(f"oci:{layout}:demo")[2])
+    if kind != "docker-archive":
+        assert manifest == facts(f"oci:{layout}:demo")[0]
+    assert auto_box.text("run", "--rm", "-q", place, "cat", "/etc/motd") == "three layers"
+
+
 def test_docker_schema_2_both_ways(auto_box: Rcontain, layout: str, removed: None, tmp_path: Path) -> None:
     skopeo(f"oci:{layout}:demo", f"dir:{tmp_path}/a", "--format", "v2s2")
     id = auto_box.text("pull", "-q", f"dir:{tmp_path}/a")

@@ -105,6 +105,7 @@ def test_terminals(box: Rcontain) -> None:
         (("save", "--format", "oci-dir", "-o", "/etc", NAME), "something else is there"),
         (("save", "-o", "/nonexistent/a.tar", NAME), "cannot write /nonexistent/a.tar"),
         (("save", "-o", "/etc", NAME), "is a directory"),
+        (("save", "-o", "/dev/full", NAME), "cannot write /dev/full"),
         (("pull", "oci:/nonexistent"), "no directory /nonexistent"),
         (("pull", "docker-archive:/etc/passwd"), "not a tar archive"),
         (("pull", "dir:/etc"), "has no manifest.json"),

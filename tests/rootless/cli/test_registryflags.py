@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from rootless.cli.registryflags import REGISTRY_FLAGS, access, access_of
+from rootless.cli.registryflags import REGISTRY_FLAGS, access, access_of, without_password
 from rootless.cli.session import Session
 from rootless.errors import UsageError
 from rootless.image.access import Access
@@ -61,3 +61,9 @@ def test_what_is_wrong(flags: dict[str, str]) -> None:
 
 def test_there_is_a_flag_for_each_keyword() -> None:
     assert len(REGISTRY_FLAGS) == 6
+
+
+def test_command_lines_that_are_kept_have_no_password() -> None:
+    words = ("rcontain", "run", "--creds", "me:secret", "--creds=me:secret:2", "x", "--credits", "a:b")
+    kept = without_password(words)
+    assert kept == ["rcontain", "run", "--creds", "me:…", "--creds=me:…", "x", "--credits", "a:b"]
