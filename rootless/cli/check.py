@@ -33,7 +33,7 @@ from .session import Session, pass_session
 @click.option("-r", "--repair", is_flag=True, help="Repair what can be repaired.")
 @pass_session
 def check(session: Session, quick: bool, repair: bool) -> None:
-    """Look for damage in the image store: every byte is compared with its digest.
+    """Look for damage in the image store: every byte against its digest.
 
     Containers may run meanwhile.
     """

@@ -7,11 +7,23 @@ import msgspec
 from ..container.timestamps import NEVER
 from ..image.model import Image
 from ..image.store import Store
+from ..oci.documents import Healthcheck
 from .container_document import Document, GraphDriver
 
 
-class ImageSettings(Document, frozen=True, kw_only=True):
-    """The image's own defaults for its containers."""
+class HealthSettings(msgspec.Struct, frozen=True, rename="pascal", omit_defaults=True):
+    """How the image's health is to be looked after; durations in nanoseconds."""
+
+    test: tuple[str, ...] = ()
+    start_period: int = 0
+    start_interval: int = 0
+    interval: int = 0
+    timeout: int = 0
+    retries: int = 0
+
+
+class ImageSettings(Document, frozen=True, kw_only=True, omit_defaults=True):
+    """The image's own defaults for its containers. What has a default here is left out where the image has none."""
 
     user: str
     exposed_ports: dict[str, dict[str, str]]
@@ -22,6 +34,9 @@ class ImageSettings(Document, frozen=True, kw_only=True):
     working_dir: str
     labels: dict[str, str]
     stop_signal: str
+    healthcheck: HealthSettings | None = None
+    on_build: tuple[str, ...] = ()
+    shell: tuple[str, ...] = ()
 
 
 class RootFs(Document, frozen=True, kw_only=True):
@@ -63,6 +78,19 @@ class ImageDocument(Document, frozen=True, kw_only=True):
     names_history: tuple[str, ...]
 
 
+def _health(health: Healthcheck | None) -> HealthSettings | None:
+    if health is None:
+        return None
+    return HealthSettings(
+        test=health.test or (),
+        start_period=health.start_period,
+        start_interval=health.start_interval,
+        interval=health.interval,
+        timeout=health.timeout,
+        retries=health.retries,
+    )
+
+
 def describe_image(image: Image, store: Store) -> ImageDocument:
     config = image.config
     settings = config.config
@@ -87,6 +115,9 @@ def describe_image(image: Image, store: Store) -> ImageDocument:
             working_dir=settings.working_dir,
             labels=settings.labels or {},
             stop_signal=settings.stop_signal,
+            healthcheck=_health(settings.healthcheck),
+            on_build=settings.on_build or (),
+            shell=settings.shell or (),
         ),
         author=config.author,
         architecture=config.architecture,

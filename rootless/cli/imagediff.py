@@ -30,7 +30,7 @@ _MEMBERS = {"C": "changed", "A": "added", "D": "deleted"}
 @click.argument("other", metavar="[IMAGE]", required=False)
 @pass_session
 def image_diff(session: Session, format_: str | None, image: str, other: str | None) -> None:
-    """Show what an image's top layer changes; with a second image, what it changes of that one.
+    """Show what an image's top layer changes, or it changes of another image.
 
     A stands for added, C for changed, D for deleted.
     """

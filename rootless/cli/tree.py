@@ -48,7 +48,7 @@ class LayerLine(msgspec.Struct, frozen=True, rename="pascal", kw_only=True):
 @click.argument("image", metavar="IMAGE")
 @pass_session
 def tree(session: Session, format_: str | None, no_trunc: bool, whatrequires: bool, image: str) -> None:
-    """Show the layers of an image: size, command, and what each adds, changes and deletes."""
+    """Show the layers of an image, and what each adds, changes and deletes."""
     store = Store(session.settings.data)
     store.prepare()
     found = store.resolve(image)

@@ -11,8 +11,9 @@ from rootless.container.options import Link, Published
 from rootless.container.record import Network, State
 from rootless.image.store import Store
 from rootless.oci import runtime
+from tests.kit.images import Layout, file, pack, tar
 
-from .conftest import EXITED, MOUNTS, NAME, PORTS, RUNNING, CommandLine
+from .conftest import EXITED, HELLO, MOUNTS, NAME, PORTS, RUNNING, CommandLine
 
 
 @pytest.fixture
@@ -167,3 +168,17 @@ def test_latest_and_size(cli: CommandLine) -> None:
         file.write(b"four")
     (told,) = cli.json("inspect", "--latest", "--size")
     assert (told["Name"], told["SizeRw"]) == ("two", 4)
+
+
+def test_an_images_less_common_settings(cli: CommandLine) -> None:
+    config = {
+        "Healthcheck": {"Test": ["CMD", "true"], "Interval": 30000000000, "Retries": 3},
+        "OnBuild": ["RUN true"],
+        "Shell": ["/bin/sh", "-ec"],
+    }
+    Layout(cli.settings.data).image("localhost/x:latest", [pack(tar([file("a")]))], config)
+    shown = cli.json("image", "inspect", "x")[0]["Config"]
+    assert {name: shown[name] for name in config} == config
+    cli.images()
+    assert not config.keys() & cli.json("image", "inspect", HELLO)[0]["Config"].keys()
+    assert cli.lines("image", "inspect", "-f", "{{.Config.OnBuild}}", HELLO) == ["[]"]
