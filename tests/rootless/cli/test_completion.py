@@ -28,7 +28,7 @@ def full(cli: CommandLine) -> CommandLine:
 
 
 def test_verbs_and_flags(full: CommandLine) -> None:
-    assert complete(full, "rcontain im") == ["images", "image"]
+    assert complete(full, "rcontain im") == ["import", "images", "image"]
     assert {"ls", "logs"} <= set(complete(full, "rcontain container l"))
     assert complete(full, "rcontain ps --no-") == ["--no-trunc"]
     assert complete(full, "rcontain --storage-driver ") == ["auto", "overlay", "packed", "fuse"]
