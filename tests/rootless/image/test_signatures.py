@@ -66,6 +66,27 @@ def test_annotations() -> None:
         check(attachment(key, huge), keys, DIGEST, is_name)
 
 
+# skopeo 1.18 generate-sigstore-key, and copy --sign-by-sigstore-private-key --sign-identity …
+SKOPEO_KEY = b"""-----BEGIN PUBLIC KEY-----
+MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEBnBuJi4tmwstHaPso29C4HWc353q
+CmIG7rB9g/0AHbtuS/unLnhHag8yMYKmtu5fRhkHhZO4oeeoAoUlskSjng==
+-----END PUBLIC KEY-----
+"""
+SKOPEO_DIGEST = "sha256:946721a61a3446ec5f9966e9aaace2944525e5aed29b0a41213e72c708e3c3a2"
+SKOPEO_PAYLOAD = (
+    b'{"critical":{"identity":{"docker-reference":"registry.example.org/team/signed:1"},"image":'
+    b'{"docker-manifest-digest":"' + SKOPEO_DIGEST.encode() + b'"},"type":"cosign container image signature"},'
+    b'"optional":{"creator":"containers/image 5.34.2","timestamp":1795543194}}'
+)
+SKOPEO_SIGNATURE = "MEUCIQCe09qYVUoWYLAUYje6CIvHH6RPWVmO21kAnT4wz+x6BwIgBuqEyNedS/hWS2hxALm9AqW2W5b9LsqZ95TqWhkDgmM="
+
+
+def test_signed_by_skopeo() -> None:
+    keys = [load_key(SKOPEO_KEY, "")]
+    signature = Attachment(MEDIA_TYPE, SKOPEO_PAYLOAD, {ANNOTATION: SKOPEO_SIGNATURE})
+    check(signature, keys, Digest.parse(SKOPEO_DIGEST), lambda name: name == "registry.example.org/team/signed:1")
+
+
 def changed(**members: Any) -> bytes:
     document = json.loads(payload(str(DIGEST), NAME))
     for path, value in members.items():
