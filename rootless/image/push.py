@@ -276,8 +276,15 @@ def known_places(store: Store) -> dict[Digest, tuple[Reference, ...]]:
     """For each blob the repositories that should have it: where its images came from, then what they are named."""
     places: dict[Digest, dict[Reference, None]] = {}
     for image in store.images():
-        texts = (*image.repo_digests, *image.names)
-        own = [replace(Reference.parse(text), tag="latest", digest=None) for text in texts]
+        own = [place for text in (*image.repo_digests, *image.names) if (place := _place(text)) is not None]
         for blob in (image.manifest.config.digest, *(layer.blob for layer in image.layers)):
             places.setdefault(blob, {}).update(dict.fromkeys(own))
     return {blob: tuple(found) for blob, found in places.items()}
+
+
+def _place(text: str) -> Reference | None:
+    """The repository in a name; other tools give some to their images that are none."""
+    try:
+        return replace(Reference.parse(text), tag="latest", digest=None)
+    except UsageError:
+        return None
