@@ -76,7 +76,7 @@ def test_version(cli: CommandLine) -> None:
         (["--storage-driver", "zfs", "ps"], 'invalid argument for the "--storage-driver" flag'),
         (["help", "ps", "x"], "`rcontain ps` has no command `x`"),
         (["logs"], "specify at least one container name or ID to log"),
-        (["pull", "-a", "x"], "--all-tags is not supported"),
+        (["pull", "-a", "x:1"], "x:1 is not a repository on a registry"),
         (["pull", "UPPER/Case"], "is malformed"),
         (["run", "--ip", "10.0.2.7", "x"], "unknown flag: --ip\nSee 'rcontain run --help'"),
         (["pull", "--tls-verify=perhaps", "x"], "flag: 'perhaps' is neither true nor false"),
@@ -208,6 +208,12 @@ BOOLEANS = click.Command(
 )
 def test_go_booleans(words: str, expected: str) -> None:
     assert as_click_reads(BOOLEANS, words.split(), interspersed=False) == expected.split()
+
+
+def test_go_booleans_of_flags_that_are_on_by_default() -> None:
+    command = Command("x", params=[click.Option(["--all/--no-all"], default=True)])
+    for words, expected in (("--all=false a", "--no-all a"), ("--all=true a", "--all a"), ("--all a", "--all a")):
+        assert as_click_reads(command, words.split(), interspersed=False) == expected.split()
 
 
 def test_go_booleans_after_arguments() -> None:
