@@ -20,6 +20,7 @@ from netns.api import ApiSocket
 from netns.control import Control
 from netns.driver import Driver
 from netns.events import Datagram, TcpOpened, TcpReceived
+from netns.guestsockets import GuestSockets
 from netns.link import Link
 from netns.process import Settings
 from netns.settings import PublishedPort
@@ -210,14 +211,16 @@ def answer(source: Source, question: bytes) -> bytes:
 
 
 @contextmanager
-def a_driver(settings: Settings) -> Iterator[tuple[Driver, socket.socket]]:
+def a_driver(
+    settings: Settings, *, guest: GuestSockets | None = None, control: Callable[[Driver], Control] | None = None
+) -> Iterator[tuple[Driver, socket.socket]]:
     """As an engine has it, but over a pair of sockets instead of a TAP; and the guest's end of that."""
     there, here = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     there.setblocking(False)
     here.setblocking(False)
     reservations = process.reserve_ports(settings)
     with mock.patch.object(process, "hardware_address", lambda fd: GUEST_MAC):
-        tested = process.build(there.fileno(), settings, reservations)
+        tested = process.build(there.fileno(), settings, reservations, guest=guest, control=control)
     faults: list[Exception] = []
     try:
         with mock.patch.object(tested, "report", faults.append):  # what the loop would otherwise live through

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.netns import ordeal
+from tests.netns import joined, ordeal, trials
 from tests.netns.hostile import Source
 from tests.netns.network import on_a_host
 
@@ -54,3 +54,29 @@ def test_the_line_to_the_owner() -> None:
 
 def test_the_api() -> None:
     on_a_host(lambda: survives(lambda source: ordeal.api(source, 5)))
+
+
+def test_joined_connections() -> None:
+    def work() -> None:
+        joined.add_guests_addresses()
+        survives(lambda source: joined.splice(source, 60))
+
+    on_a_host(work)
+
+
+def test_names_over_tcp() -> None:
+    def work() -> None:
+        servers = trials.NameServers()
+        survives(lambda source: trials.dnsstream(source, 40, servers))
+        servers.close()
+
+    on_a_host(work)
+
+
+def test_a_host_that_changes() -> None:
+    def work() -> None:
+        host = ordeal.Host()
+        survives(lambda source: trials.host_changes(source, 30, host))
+        host.close()
+
+    on_a_host(work)
