@@ -1,5 +1,5 @@
 """What must stand any bytes: layers in both forms, documents, archives of images, and what users write. Used by
-test_hostile with hypothesis, and by contrib/fuzz/images with a fuzzer.
+test_layer_hostile with hypothesis, and by contrib/fuzz/images with a fuzzer.
 
 Each function ends normally or raises RcontainError; any other error is a bug.
 """
