@@ -39,7 +39,9 @@ _LATEST = click.option("-l", "--latest", is_flag=True, help="The container that 
 def diff(
     ctx: click.Context, session: Caller, format_: str | None, latest: bool, name: str | None, other: str | None
 ) -> None:
-    """Show what a container changed, or what an image's top layer changes; with two images, how the first differs.
+    """Show what a container, or the top layer of an image, changed.
+
+    With two images it is what the first has that the second has not, and the reverse.
 
     A stands for added, C for changed, D for deleted. What is there for mounts alone is left out.
     """

@@ -29,7 +29,7 @@ _GATHER = 256 << 10  # bytes that are written together
 @click.argument("name", metavar="CONTAINER")
 @pass_session
 def export(session: Caller, output: str | None, name: str) -> None:
-    """Write everything that a container shows, but for its mounts, as a tar archive."""
+    """Write all files of a container, but for its mounts, as a tar archive."""
     from ..container.containers import Containers
     from ..container.contents import contents
 
