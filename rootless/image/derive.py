@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 
 import trio
 
+from rootless.errors import HostError
 from rootless.image import partial
 from rootless.image.layer import lacking
 from rootless.image.model import DamagedBlob, Derive, Image, Layer, StalePartial, settled
 from rootless.image.progress import PullProgress
+from rootless.image.source import LocalBlob
 from rootless.image.store import Store
-from rootless.image.worker import layer_worker
+from rootless.image.worker import LayerWorker, layer_worker
 
 Chunks = Callable[[int], AsyncGenerator[bytes, None]]
 
@@ -27,20 +30,24 @@ class LayerMaker:
         self._squash = squash
         partial.sweep(store.path)
 
-    async def fetch(self, layer: Layer, chunks: Chunks, report: PullProgress) -> None:
+    async def fetch(
+        self, layer: Layer, chunks: Chunks, report: PullProgress, local: Callable[[], LocalBlob | None] = lambda: None
+    ) -> None:
         """Have the layer in the store. `chunks(start)` gives the bytes of its blob from `start` on; it is asked for
-        what is not there yet, and perhaps again from the start.
+        what is not there yet, and perhaps again from the start. `local` says where they lie in a file, if they do.
         """
         if self._store.blobs.has(layer.blob, layer.size) and not lacking(self._store, layer, self._derive):
             report.finish(layer.blob, "already here")
             return
         try:
-            await self._fetch(layer, chunks, report)
+            await self._fetch(layer, chunks, report, local)
         except (DamagedBlob, StalePartial) as error:
             report.message(error.message)
-            await self._fetch(layer, chunks, report)
+            await self._fetch(layer, chunks, report, local)
 
-    async def _fetch(self, layer: Layer, chunks: Chunks, report: PullProgress) -> None:
+    async def _fetch(
+        self, layer: Layer, chunks: Chunks, report: PullProgress, local: Callable[[], LocalBlob | None]
+    ) -> None:
         async with layer_worker(self._store, layer, self._derive, squash=self._squash) as worker:
             outcome = "already here"
             start = await worker.ready()
@@ -48,10 +55,12 @@ class LayerMaker:
                 outcome = "done"
                 report.start(layer.blob, layer.size)
                 report.advance(layer.blob, start)
-                async with aclosing(chunks(start)) as rest:
-                    async for chunk in rest:
-                        await worker.send(chunk)
-                        report.advance(layer.blob, len(chunk))
+                found = local()
+                if found is None or not await _sent_by_kernel(worker, found, start, layer, report):
+                    async with aclosing(chunks(start)) as rest:
+                        async for chunk in rest:
+                            await worker.send(chunk)
+                            report.advance(layer.blob, len(chunk))
             notes = await worker.finish()
         report.finish(layer.blob, outcome)
         for note in notes:
@@ -64,6 +73,19 @@ class LayerMaker:
         async with layer_worker(self._store, layer, self._derive, from_store=True, squash=self._squash) as worker:
             await worker.ready()
             return await worker.finish()
+
+
+async def _sent_by_kernel(
+    worker: LayerWorker, found: LocalBlob, start: int, layer: Layer, report: PullProgress
+) -> bool:
+    """Whether the file's bytes went to the worker; False if its file system wants them to be read."""
+    try:
+        await worker.send_file(found, start, lambda count: report.advance(layer.blob, count))
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise HostError(f"cannot read {found.path}: {error.strerror}") from error
+        return False
+    return True
 
 
 async def ensure_index(store: Store, layer: Layer) -> None:

@@ -259,6 +259,6 @@ async def _fetch_layers(
 
     async def one(layer: Layer) -> None:
         blob = descriptors[layer.blob]
-        await maker.fetch(layer, lambda start: source.blob(blob, start=start), report)
+        await maker.fetch(layer, lambda start: source.blob(blob, start=start), report, lambda: source.local(blob))
 
     await for_each_layer(list(dict.fromkeys(layers)), PARALLEL, one)
