@@ -81,7 +81,9 @@ def push(
     destination: str | None,
     **flags: Any,
 ) -> None:
-    """Write an image to a registry: to where its name says, or to DESTINATION, which may also be in files.
+    """Write an image to a registry, or to a place in files.
+
+    Without DESTINATION it goes to where its name says.
 
     The manifest stays as it is, and so does the image's digest; a registry has it under the one that is written to
     --digestfile. What the registry has already is not sent again, and what breaks off is taken up where it broke off.
