@@ -99,7 +99,10 @@ def create(
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
 @pass_session
 def add(session: Session, /, every: bool, name: str, images: tuple[str, ...], **flags: Any) -> None:
-    """Add images to a list, and print its id. What is not in the store is looked for in its registry."""
+    """Add images to a list, and print its id.
+
+    What is not in the store is looked for in its registry.
+    """
     store = _store(session)
     changes = _changes(flags)
     store.resolve_index(name)
@@ -118,7 +121,10 @@ def add(session: Session, /, every: bool, name: str, images: tuple[str, ...], **
 @click.argument("digest", metavar="[DIGEST]", required=False)
 @pass_session
 def annotate(session: Session, /, index: bool, name: str, digest: str | None, **flags: Any) -> None:
-    """Change what a list says of one of its images, or of itself with --index; print its id."""
+    """Change what a list says of an image, or of itself with --index.
+
+    Prints the list's id.
+    """
     store = _store(session)
     changes = _changes(flags)
     if index:
