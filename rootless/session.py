@@ -110,7 +110,7 @@ class Session:
         """Sends the exit code and ends this process."""
         _flush()
         self._send(request.EXIT + bytes([code & 0xFF]))
-        self._close()
+        self.forget_client()  # who reads its output from a pipe waits for the end of everybody that could write
         children.kill_all()
         children.reap_all()
         afterwards.run()
