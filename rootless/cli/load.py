@@ -23,7 +23,7 @@ from .session import Session, pass_session
     cls=Command,
     examples=[
         ("rcontain load -i alpine.tar", "What `docker save`, `podman save` or `rcontain save` has written"),
-        ("zstd -dc images.tar.zst | rcontain load", "From a pipe"),
+        ("rcontain load <images.tar.zst", "From stdin, also packed"),
         ("rcontain load -i layout/", "All images of an OCI image layout"),
     ],
 )

@@ -34,7 +34,7 @@ _LINE_MAX = 64 << 10
     cls=Command,
     examples=[
         ("rcontain login quay.io", "Ask for the user name and the password"),
-        ("pass quay | rcontain login -u me --password-stdin quay.io", "In a script"),
+        ("rcontain login -u me --password-stdin quay.io <password", "In a script"),
         ("rcontain login --get-login quay.io", "Who is logged in there"),
         ("rcontain login registry.example.org/team", "For the repositories below `team` only"),
     ],

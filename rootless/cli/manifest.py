@@ -241,7 +241,9 @@ def push(
     destination: str | None,
     **flags: Any,
 ) -> None:
-    """Write a list and its images to a registry: to where its name says, or to DESTINATION.
+    """Write a list and its images to a registry, or to a place in files.
+
+    Without DESTINATION it goes to where its name says.
 
     Images that are not in the store are copied from the registry that they were added from.
     """
