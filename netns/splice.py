@@ -17,6 +17,7 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from netns import pacing
 from netns.flowlist import Flow, endpoint
 from netns.guestsockets import GuestSockets
 from netns.settings import Addresses
@@ -122,6 +123,7 @@ class Spliced:
                 continue
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+            pacing.leave_out(sock)
             try:
                 error = sock.connect_ex((address, self._port))
             except OSError as problem:
@@ -178,6 +180,8 @@ class Spliced:
         """Begin; False where the kernel connected the socket to itself, which it does if nobody listens at its port."""
         if self._port >= _FIRST_UNPRIVILEGED and guest.getsockname()[:2] == (self._target[1], self._port):
             return False
+        if self._client.family != socket.AF_UNIX:
+            pacing.leave_out(self._client)
         pipes = self._splicer.pipes
         self._ways = (Way(pipes, self._client, guest), Way(pipes, guest, self._client))
         self._joined = True
