@@ -181,7 +181,7 @@ def rm(session: Session, ignore: bool, names: tuple[str, ...]) -> None:
 @click.argument("name", metavar="LIST")
 @pass_session
 def inspect(session: Session, /, verbose: bool, name: str, **flags: Any) -> None:
-    """Print a list as JSON: that of the store, or else the one in its registry."""
+    """Print a list as JSON: the store's, or else its registry's."""
     store = _store(session)
     place = parse(name)
     if place.kind is not Transport.DOCKER:
