@@ -70,6 +70,7 @@ class End:
 
 
 PORT = 41000
+MOST_TURNS = 3000
 SERVING = ("10.0.2.100", "127.0.0.1")
 
 
@@ -193,7 +194,11 @@ def splice(source: Source, steps: int) -> None:
                     _flows(tested, owner)
                 drain(link)
             people.close()
-            for _ in range(4):
+            for number in range(MOST_TURNS):  # the kernel takes its time over ends of connections
                 turn(tested)
-            assert not [flow for flow in _flows(tested, owner) if flow.get("state") in ("established", "closing")]
+                if number == 10:
+                    clock.ahead += max(LONG)  # what is still being connected is given up
+                if not splicers[0].flows:
+                    break
+            assert not splicers[0].flows, "a joined connection outlives its ends"
             splicers[0].close()
