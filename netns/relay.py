@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from netns.errorqueue import QueuedError
 
 _LARGE = 1 << 14  # bytes: from here on, to copy costs more than to lend a buffer
-_READS = 4  # of up to 64 KiB, before the other flows have their turn
+_BUFFERS = 16  # of 64 KiB, that are filled before the other flows have their turn
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER
 _REFUSALS = frozenset({errno.ECONNREFUSED, errno.ECONNRESET})
 _NO_WAY = frozenset({errno.ENETUNREACH, errno.ENETDOWN, errno.ENODEV})
@@ -45,7 +45,7 @@ class TcpRelay:
 
     __slots__ = (
         "_candidates", "_dialling", "_driver", "_flow", "_guest_closed", "_host_closed", "_interest", "_read_size",
-        "_refused", "_shut", "_sock", "_started", "_unsent",
+        "_refused", "_shut", "_sock", "_started", "_streams", "_unsent",
     )  # fmt: skip
 
     def __init__(
@@ -66,6 +66,7 @@ class TcpRelay:
         self._started = False
         self._interest = 0
         self._read_size = 0
+        self._streams = False  # the last read brought as much as it could
         self._unsent: deque[bytes] = deque()
         self._host_closed = False
         self._guest_closed = False
@@ -217,35 +218,44 @@ class TcpRelay:
         self._driver.stack.touch(self._flow)
 
     def _read(self, sock: socket.socket) -> None:
+        """Receive once. A stream fills several buffers at a time: the socket tells its sender of room once for all."""
         connection = self._flow.connection
         driver = self._driver
         size = self._read_size
-        for _ in range(_READS):
-            if self._host_closed or connection.send_room() < size:
-                return
-            buffer = driver.buffers.take()
-            try:
-                count = sock.recv_into(buffer, size)
-            except OSError as error:
+        if self._host_closed or (room := connection.send_room()) < size:
+            return
+        buffers = [driver.buffers.take()]
+        try:
+            if not self._streams or room < 2 * size:
+                count = sock.recv_into(buffers[0], size)
+                full = count == size
+            else:
+                buffers += [driver.buffers.take() for _ in range(min(_BUFFERS, room // size) - 1)]
+                count = sock.recvmsg_into([memoryview(buffer)[:size] for buffer in buffers])[0]
+                full = count > size
+        except OSError as error:
+            for buffer in buffers:
                 driver.buffers.give(buffer)
-                if isinstance(error, BlockingIOError):
-                    return
-                raise
-            driver.stack.touch(self._flow)
-            if count >= _LARGE:
+            if isinstance(error, BlockingIOError):
+                return
+            raise
+        self._streams = full
+        driver.stack.touch(self._flow)
+        self._flow.to_guest += count
+        left = count
+        for buffer in buffers:
+            part = min(left, size)
+            left -= part
+            if part >= _LARGE:
                 driver.lend()
-                connection.send(memoryview(buffer)[:count])
+                connection.send(memoryview(buffer)[:part])
             else:  # whatever little waits to be acknowledged must not hold a whole buffer
-                if count:
-                    connection.send(bytes(memoryview(buffer)[:count]))
+                if part:
+                    connection.send(bytes(memoryview(buffer)[:part]))
                 driver.buffers.give(buffer)
-                if not count:
-                    self._host_closed = True
-                    connection.close()
-                    return
-            self._flow.to_guest += count
-            if count < size:
-                return
+        if not count:
+            self._host_closed = True
+            connection.close()
 
     def _flush(self, sock: socket.socket) -> None:
         unsent = self._unsent
