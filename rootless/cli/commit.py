@@ -68,7 +68,7 @@ def commit(
     from ..container.containers import Containers
     from ..image.assemble import Form
 
-    reference = local_name(image) if image else None
+    reference = Reference.parse_given(image) if image else None
     check_reference(reference)
     container = Containers(session.settings).find(name)
     made, notes = make(
@@ -92,15 +92,6 @@ def commit(
     if iidfile:
         write_id(iidfile, made.id)
     click.echo(made.id)
-
-
-def local_name(text: str) -> Reference:
-    """A name that somebody gives to what is made here: without a registry it belongs to localhost, as with Podman."""
-    reference = Reference.parse(text)
-    if reference.registry != "docker.io" or text.startswith(("docker.io/", "index.docker.io/")):
-        return reference
-    repository = reference.repository.removeprefix("library/")
-    return Reference("localhost", repository, reference.tag, reference.digest)
 
 
 def write_id(path: str, id: str) -> None:

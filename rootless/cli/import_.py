@@ -8,8 +8,9 @@ import click
 
 from ..container.caller import Caller
 from ..errors import UsageError
+from ..oci.reference import Reference
 from .command import Command
-from .commit import CHANGE, MESSAGE, local_name, write_id
+from .commit import CHANGE, MESSAGE, write_id
 from .session import pass_session
 
 
@@ -55,7 +56,7 @@ def import_(
     from ..image.store import Store
     from ..oci.platform import Platform
 
-    reference = local_name(image) if image else None
+    reference = Reference.parse_given(image) if image else None
     if reference is not None and reference.digest is not None:
         raise UsageError(f"cannot name an image {reference}: its digest is not yet known", hint="give a tag, or none")
     if source == "-" and session.is_terminal(0):

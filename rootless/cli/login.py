@@ -21,7 +21,7 @@ from ..image.auth import Credentials, find_for, keep
 from ..image.connection import Connection
 from ..image.faults import Unauthorized
 from ..image.locations import Locations
-from ..oci.reference import Reference
+from ..oci.reference import Reference, has_registry
 from .command import Command
 from .registryflags import access
 from .session import Session, pass_session
@@ -150,7 +150,7 @@ def registry_key(text: str | None, way: Access, *, whole: bool = False) -> str:
     text = text.rstrip("/")
     host, slash, path = text.partition("/")
     # A single word can be a host here, which it cannot be in the name of an image.
-    probe = host if any(mark in host for mark in ".:[") or host == "localhost" else f"{host}:443"
+    probe = host if has_registry(f"{host}/") else f"{host}:443"
     reference = Reference.parse(f"{probe}/{path or 'x'}")
     if slash and whole:
         raise UsageError(f"Docker keeps passwords of whole registries only, not of {text}")

@@ -277,12 +277,10 @@ def _store(session: Session) -> Store:
 
 
 def _own(name: str) -> Reference:
-    """The name of a list that is made here: without a registry it belongs to localhost, as with Podman."""
-    reference = Reference.parse(name)
+    """The name of a list that is made here. Raises UsageError."""
+    reference = Reference.parse_given(name)
     if reference.digest is not None:
         raise UsageError(f"{name}: a list that is made here gets a tag, not a digest")
-    if reference.registry == "docker.io" and not name.startswith(("docker.io/", "index.docker.io/")):
-        return Reference("localhost", reference.repository.removeprefix("library/"), reference.tag)
     return reference
 
 

@@ -25,7 +25,7 @@ def tag(session: Session, image: str, names: tuple[str, ...]) -> None:
     store = Store(session.settings.data)
     store.prepare()
     found = store.resolve(image)
-    for reference in [_local(name) for name in names]:
+    for reference in [Reference.parse_given(name) for name in names]:
         store.tag(found, reference)
 
 
@@ -38,19 +38,9 @@ def untag(session: Session, image: str, names: tuple[str, ...]) -> None:
     store = Store(session.settings.data)
     store.prepare()
     found = store.resolve(image)
-    wanted = [str(_local(name)) for name in names]
+    wanted = [str(Reference.parse_given(name)) for name in names]
     for name in wanted:
         if name not in found.names:
             raise UsageError(f"{name}: the image {image} has no such name", hint=f"it has {', '.join(found.names)}")
     for name in wanted or found.names:
         store.untag(Reference.parse(name))
-
-
-def _local(name: str) -> Reference:
-    """A name that somebody gives here: without a registry it belongs to localhost, as with Podman."""
-    reference = Reference.parse(name)
-    if reference.registry == "docker.io" and not name.startswith(("docker.io/", "index.docker.io/")):
-        reference = Reference(
-            "localhost", reference.repository.removeprefix("library/"), reference.tag, reference.digest
-        )
-    return reference

@@ -11,7 +11,7 @@ from ..image.access import Access
 from ..image.connection import Connection
 from ..image.locations import Locations
 from ..image.tags import list_tags
-from ..oci.reference import Reference
+from ..oci.reference import Reference, is_bare
 from .command import Command
 from .format import to_json
 from .registryflags import access, registry_flags
@@ -69,7 +69,7 @@ async def _ask(text: str, way: Access, limit: int | None) -> tuple[Reference, li
     """The tags, from the first of the repositories that `text` may mean which has any."""
     locations = Locations.load(way.environ)
     text = text.removeprefix("docker://")
-    if "@" in text or ":" in text.rpartition("/")[2]:
+    if not is_bare(text):
         raise UsageError(f"{text} names one image of a repository", hint="leave out its tag or digest")
     failures: list[RegistryError] = []
     for reference in locations.names(text):

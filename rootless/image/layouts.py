@@ -11,7 +11,7 @@ from rootless.image.source import Identity, Source
 from rootless.oci.digest import Digest
 from rootless.oci.documents import MANIFEST_MAX, REF_NAME, Descriptor, Document, parse_layout_index
 from rootless.oci.mediatype import INDEXES, MANIFESTS
-from rootless.oci.reference import Reference
+from rootless.oci.reference import LOCAL_REGISTRY, Reference, has_registry
 from rootless.oci.strict import check_manifest
 
 CONTAINERD_NAME = "io.containerd.image.name"
@@ -51,11 +51,7 @@ def stored_name(text: str) -> Reference | None:
 
     None if it makes no name.
     """
-    first, slash, _ = text.partition("/")
-    if slash and (any(mark in first for mark in ".:[") or first == "localhost"):
-        found = as_reference(text)
-    else:
-        found = as_reference(f"localhost/{text}")
+    found = as_reference(text if has_registry(text) else f"{LOCAL_REGISTRY}/{text}")
     return found if found is not None and found.digest is None else None
 
 

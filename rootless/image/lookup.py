@@ -24,7 +24,7 @@ from rootless.oci.documents import (
 )
 from rootless.oci.mediatype import INDEXES, MediaType
 from rootless.oci.platform import Platform, choose
-from rootless.oci.reference import Reference
+from rootless.oci.reference import DEFAULT_REGISTRY, LOCAL_REGISTRY, Reference
 
 _ID = re.compile(r"(sha256:)?([0-9a-f]{1,64})")
 
@@ -221,11 +221,11 @@ def host_platform() -> Platform:
 
 def _candidates(reference: Reference, text: str) -> list[Reference]:
     """What a text may name: as Docker reads it, and what was made here under a bare name (Podman's `localhost/`)."""
-    if reference.registry != "docker.io" or text.startswith("docker.io/"):
+    if reference.registry != DEFAULT_REGISTRY or text.startswith(f"{DEFAULT_REGISTRY}/"):
         return [reference]
     return [
         reference,
-        replace(reference, registry="localhost", repository=reference.repository.removeprefix("library/")),
+        replace(reference, registry=LOCAL_REGISTRY, repository=reference.repository.removeprefix("library/")),
     ]
 
 

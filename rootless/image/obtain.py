@@ -20,6 +20,7 @@ from rootless.image.shortnames import Choose, local_names
 from rootless.image.store import Store
 from rootless.image.tags import list_tags
 from rootless.oci.platform import Platform
+from rootless.oci.reference import is_bare
 from rootless.oci.transports import Place, Transport, parse
 
 # Tags of signatures and other things that belong to an image (cosign, "Tag-based discovery").
@@ -126,7 +127,7 @@ async def tagged(text: str, access: Access) -> list[str]:
     """
     place = parse(text)
     name = place.reference
-    if place.kind is not Transport.DOCKER or "@" in name or ":" in name.rpartition("/")[2]:
+    if place.kind is not Transport.DOCKER or not is_bare(name):
         raise UsageError(f"{text} is not a repository on a registry", hint="leave out the tag, or --all-tags")
     locations = Locations.load(access.environ)
     failures: list[RegistryError] = []

@@ -22,6 +22,7 @@ from enum import StrEnum
 from typing import Any
 
 from rootless.errors import UsageError
+from rootless.oci.reference import has_registry, is_bare
 
 SYSTEM = "/etc/containers"
 FILE_MAX = 1 << 20
@@ -215,17 +216,6 @@ def parse_aliases(document: Mapping[str, Any], path: str) -> dict[str, Alias]:
             raise _malformed(path, f"the alias {short[:80]!r} does not stand for a registry and a name without a tag")
         aliases[short] = Alias(name, path)
     return aliases
-
-
-def has_registry(name: str) -> bool:
-    """Whether the first component of a name is a registry, so that it is no short name."""
-    first, slash, _ = name.partition("/")
-    return bool(slash) and (any(mark in first for mark in ".:[") or first == "localhost")
-
-
-def is_bare(name: str) -> bool:
-    """Whether a name has neither tag nor digest."""
-    return "@" not in name and ":" not in name.rpartition("/")[2]
 
 
 def _registry(table: Mapping[str, Any], path: str) -> RegistryTable:

@@ -15,7 +15,7 @@ from rootless.image.registry import Registry
 from rootless.image.store import Store
 from rootless.oci.documents import CONFIG_MAX
 from rootless.oci.mediatype import INDEXES, MANIFESTS
-from rootless.oci.reference import Reference
+from rootless.oci.reference import LOCAL_REGISTRY, Reference
 
 
 async def fetch_again(store: Store, damage: Damage, access: Access) -> None:
@@ -23,7 +23,7 @@ async def fetch_again(store: Store, damage: Damage, access: Access) -> None:
     failure: RcontainError = ImageError(f"cannot repair blob {damage.blob.digest}: it is not known where it came from")
     for text in damage.sources:
         reference = Reference.parse(text)
-        if reference.registry == "localhost":
+        if reference.registry == LOCAL_REGISTRY:
             continue
         try:
             await _fetch(store, damage, reference, access)

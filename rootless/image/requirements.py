@@ -17,9 +17,8 @@ from enum import StrEnum
 from typing import Any
 
 from rootless.errors import UsageError
-from rootless.image.registriesconf import has_registry
 from rootless.image.signatures import Name
-from rootless.oci.reference import Reference
+from rootless.oci.reference import Reference, has_registry
 
 _KEYS = ("keyPath", "keyPaths", "keyData", "keyDatas")
 _REKOR = ("rekorPublicKeyPath", "rekorPublicKeyPaths", "rekorPublicKeyData", "rekorPublicKeyDatas")

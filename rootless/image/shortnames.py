@@ -16,8 +16,8 @@ from typing import TextIO
 from rootless.errors import HostError, UsageError
 from rootless.image import registriesconf
 from rootless.image.lock import FileLock
-from rootless.image.registriesconf import Alias, RegistriesConf, ShortNameMode, has_registry
-from rootless.oci.reference import Reference
+from rootless.image.registriesconf import Alias, RegistriesConf, ShortNameMode
+from rootless.oci.reference import LOCAL_REGISTRY, Reference, has_registry
 
 Choose = Callable[[Sequence[Reference]], Reference]
 """Asks the user which of several images a short name is to mean."""
@@ -83,7 +83,7 @@ def local_names(text: str, environ: Mapping[str, str], system: str = registriesc
     reference = Reference.parse(text)
     if not is_short(text):
         return (reference,)
-    local = _on("localhost", text)
+    local = _on(LOCAL_REGISTRY, text)
     if not _is_mentioned(text, environ, system):
         return local, reference
     conf = RegistriesConf.load(environ, system)

@@ -14,6 +14,8 @@ from rootless.errors import ImageError, UsageError
 from rootless.oci.digest import Digest
 
 DEFAULT_REGISTRY = "docker.io"
+LOCAL_REGISTRY = "localhost"
+"""Where names belong that images are given here; no registry is asked for them."""
 DEFAULT_TAG = "latest"
 _LEGACY_REGISTRY = "index.docker.io"
 _OFFICIAL = "library/"
@@ -74,6 +76,17 @@ class Reference:
             tag = DEFAULT_TAG
         return cls(registry, path, tag, digest)
 
+    @classmethod
+    def parse_given(cls, text: str) -> Reference:
+        """A name that somebody gives to what is here: without a registry it belongs to localhost, as with Podman.
+
+        Raises UsageError.
+        """
+        reference = cls.parse(text)
+        if reference.registry != DEFAULT_REGISTRY or text.startswith((f"{DEFAULT_REGISTRY}/", f"{_LEGACY_REGISTRY}/")):
+            return reference
+        return replace(reference, registry=LOCAL_REGISTRY, repository=reference.repository.removeprefix(_OFFICIAL))
+
     @property
     def name(self) -> str:
         """Registry and repository: `docker.io/library/busybox`."""
@@ -107,9 +120,20 @@ class Reference:
         return f"{self.name}{tag}{digest}"
 
 
+def has_registry(name: str) -> bool:
+    """Whether the first component of a name is a registry, so that it is no short name."""
+    first, slash, _ = name.partition("/")
+    return bool(slash) and (any(mark in first for mark in ".:[") or first == LOCAL_REGISTRY)
+
+
+def is_bare(name: str) -> bool:
+    """Whether a name has neither tag nor digest."""
+    return "@" not in name and ":" not in name.rpartition("/")[2]
+
+
 def _split_registry(name: str) -> tuple[str, str]:
     first, slash, rest = name.partition("/")
-    if slash and (any(mark in first for mark in ".:[") or first == "localhost" or first != first.lower()):
+    if slash and (has_registry(name) or first != first.lower()):
         return first, rest
     return DEFAULT_REGISTRY, name
 

@@ -84,6 +84,20 @@ def test_malformed_names_say_why(text: str, reason: str) -> None:
     assert str(caught.value).isprintable()
 
 
+@pytest.mark.parametrize(
+    ("text", "full"),
+    [
+        ("tool", "localhost/tool:latest"),
+        ("team/tool:1", "localhost/team/tool:1"),
+        ("docker.io/tool", "docker.io/library/tool:latest"),
+        ("index.docker.io/tool", "docker.io/library/tool:latest"),
+        ("quay.io/team/tool", "quay.io/team/tool:latest"),
+    ],
+)
+def test_names_that_are_given_here_belong_to_localhost(text: str, full: str) -> None:
+    assert str(Reference.parse_given(text)) == full
+
+
 _component = st.from_regex(r"[a-z0-9]+(?:(?:\.|_|__|-{1,3})[a-z0-9]+){0,2}", fullmatch=True)
 _registry = st.sampled_from(["docker.io", "localhost", "localhost:5000", "127.0.0.1:1", "[::1]:5000", "a.example.com"])
 _tag = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}", fullmatch=True)
