@@ -39,6 +39,7 @@ class GuestSocketsHere(GuestSockets):
         if self._source.integer(0, 31) == 31:
             return None
         sock = socket.socket(family, socket.SOCK_STREAM)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self._source.pick((4096, 1 << 17)))
         sock.setblocking(False)
         return sock
 
@@ -108,6 +109,7 @@ class Joined:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.setblocking(False)
             self._listener = sock
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._source.pick((4096, 1 << 17)))
             sock.bind((self._source.pick(SERVING), PORT))
             sock.listen(self._source.pick((8, 0)))
 
@@ -115,6 +117,7 @@ class Joined:
         if self._source.integer(0, 3):
             sock = socket.socket()
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._source.pick((4096, 1 << 17)))
             self._ends.append(End(sock))
             sock.connect((LOOPBACK, PUBLISHED[0]))
         else:
