@@ -11,10 +11,11 @@ import msgspec
 from ..errors import UsageError
 from ..image.derive import ensure
 from ..image.differences import blame as layers_of_path
-from ..image.differences import opened, resolve
+from ..image.differences import resolve
 from ..image.model import Derive
 from ..image.steps import layer_steps
 from ..image.store import Store
+from ..image.trees import open_trees
 from . import times
 from .command import Command
 from .format import View, render
@@ -59,7 +60,7 @@ def blame(session: Session, format_: str | None, no_trunc: bool, image: str, pat
     session.run(ensure, store, found, Derive.INDEX)
     made = {step.depth: step for step in layer_steps(found)}
     views: list[View] = []
-    with opened(store, found.layers) as trees:
+    with open_trees(store, found.layers[::-1]) as trees:
         real = resolve(trees, os.fsencode(path))
         for position, change in layers_of_path(trees, real):
             depth = len(trees) - position

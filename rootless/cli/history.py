@@ -8,10 +8,10 @@ import click
 import msgspec
 
 from ..image.derive import ensure
-from ..image.differences import content_size
 from ..image.model import Derive
 from ..image.steps import steps, tops
 from ..image.store import Store
+from ..image.trees import content_size
 from ..oci.documents import parse_time
 from . import times
 from .command import Command

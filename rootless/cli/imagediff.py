@@ -7,9 +7,10 @@ import os
 import click
 
 from ..image.derive import ensure
-from ..image.differences import differences, layer_changes, opened
+from ..image.differences import differences, layer_changes
 from ..image.model import Derive
 from ..image.store import Store
+from ..image.trees import open_trees
 from .command import Command
 from .format import to_json
 from .session import Session, pass_session
@@ -41,7 +42,7 @@ def image_diff(session: Session, format_: str | None, image: str, other: str | N
     for one in [found] if base is None else [found, base]:
         session.run(ensure, store, one, Derive.INDEX)
     own = len(found.layers)
-    with opened(store, (*(base.layers if base else ()), *found.layers)) as trees:
+    with open_trees(store, (*found.layers[::-1], *(base.layers[::-1] if base else ()))) as trees:
         if base is None:
             changes = [(one.kind.value, "/" + os.fsdecode(one.path)) for one in layer_changes(trees)] if trees else []
         else:

@@ -6,10 +6,11 @@ import click
 import msgspec
 
 from ..image.derive import ensure
-from ..image.differences import content_size, opened, summarize
+from ..image.differences import summarize
 from ..image.model import Derive, Image
 from ..image.steps import layer_steps, requiring, tops
 from ..image.store import Store
+from ..image.trees import content_size, open_trees
 from . import times
 from .command import Command
 from .format import render
@@ -78,7 +79,7 @@ def tree(session: Session, format_: str | None, no_trunc: bool, whatrequires: bo
 def _layers(store: Store, image: Image) -> list[LayerLine]:
     images = store.images()
     found = []
-    with opened(store, image.layers) as trees:
+    with open_trees(store, image.layers[::-1]) as trees:
         for step in layer_steps(image):
             layer = step.layer
             assert layer is not None

@@ -8,20 +8,13 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from fuse.changes import ChangeKind
-from fuse.errors import LayerError
-from fuse.index import Index
 from fuse.layers import Layer as Tree
 from fuse.layers import Place
-from fuse.layers.archive import ArchiveLayer
 from fuse.merge import merge_name, merge_names
-from rootless.errors import ImageError
-from rootless.image.model import Layer
-from rootless.image.store import Store
 
 Places = tuple[Place, ...]
 _LINKS_MAX = 40
@@ -46,25 +39,6 @@ class Summary:
     changed: int = 0
     deleted: int = 0
     size: int = 0
-
-
-@contextmanager
-def opened(store: Store, layers: Sequence[Layer]) -> Iterator[list[Tree]]:
-    """The layers' trees, topmost first; `layers` are bottom first and have their indexes. Raises ImageError."""
-    with ExitStack() as stack:
-        trees: dict[Layer, Tree] = {}
-        for layer in layers:
-            path, kind = store.layer_data(layer)
-            try:
-                tree = ArchiveLayer(store.index_path(layer), path, "frames" if kind == "frames" else "plain")
-            except (LayerError, OSError) as error:
-                raise _unreadable(layer, error) from error
-            stack.callback(tree.close)
-            trees[layer] = tree
-        try:
-            yield [trees[layer] for layer in reversed(layers)]
-        except LayerError as error:
-            raise ImageError(str(error), hint="`rcontain system check --repair` makes it again") from error
 
 
 def differences(after: Sequence[Tree], before: Sequence[Tree]) -> Iterator[Difference]:
@@ -145,26 +119,6 @@ def resolve(trees: Sequence[Tree], path: bytes) -> bytes:
             continue
         done.append(name)
     return b"/".join(done)
-
-
-def content_size(store: Store, layer: Layer) -> int:
-    """Bytes of a layer's files, unpacked. Raises ImageError."""
-    try:
-        index = Index(store.index_path(layer))
-    except (LayerError, OSError) as error:
-        raise _unreadable(layer, error) from error
-    try:
-        nodes = (index.node(number) for number in range(index.count))
-        return sum(node.size for number, node in enumerate(nodes) if stat.S_ISREG(node.mode) and node.inode == number)
-    finally:
-        index.close()
-
-
-def _unreadable(layer: Layer, error: Exception) -> ImageError:
-    return ImageError(
-        f"cannot read the index of layer {layer.diff_id.short}: {error}",
-        hint="`rcontain system check --repair` makes it again",
-    )
 
 
 def _same(was: Places, now: Places) -> bool:
