@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Any
 from rootless.errors import UsageError
 from rootless.image.signatures import Name
 from rootless.oci.reference import Reference, has_registry
+from rootless.oci.strict import loads
 
 _KEYS = ("keyPath", "keyPaths", "keyData", "keyDatas")
 _REKOR = ("rekorPublicKeyPath", "rekorPublicKeyPaths", "rekorPublicKeyData", "rekorPublicKeyDatas")
@@ -112,7 +112,7 @@ class Rules:
 def parse(raw: bytes, path: str) -> Rules:
     """Read a policy.json. Raises UsageError, which names `path`, if it is malformed."""
     try:
-        document = json.loads(raw.decode(), object_pairs_hook=_unique)
+        document = loads(raw)
         _members(document, "the policy", {"default"}, {"transports"})
         transports = document.get("transports", {})
         _members(transports, "transports")
@@ -120,7 +120,7 @@ def parse(raw: bytes, path: str) -> Rules:
             _requirements(document["default"], "default"),
             {transport: _scopes(scopes, transport) for transport, scopes in transports.items()},
         )
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UsageError(f"the signature policy {path} is malformed: {str(error)[:300]}") from None
 
 
@@ -228,10 +228,3 @@ def _members(value: Any, what: str, needed: set[str] | None = None, allowed: set
     unknown = value.keys() - needed - (allowed or set())
     if unknown:
         raise ValueError(f"{what!r} has a member that is not known: {sorted(unknown)[0][:60]!r}")
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        raise ValueError("a member is there twice")
-    return members

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ from rootless.image.shortnames import split
 from rootless.image.source import Attachment
 from rootless.oci.digest import Digest
 from rootless.oci.reference import Reference
+from rootless.oci.strict import loads
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
@@ -118,8 +118,8 @@ def check(
 def parse_payload(raw: bytes) -> Payload:
     """A payload, after its signature was verified. Raises NotAccepted for one that could be read in two ways."""
     try:
-        document = json.loads(raw.decode(), object_pairs_hook=_unique, parse_constant=_refuse)
-    except (ValueError, RecursionError) as error:
+        document = loads(raw)
+    except ValueError as error:
         raise NotAccepted(f"what it signs is malformed: {str(error)[:200]}") from None
     critical, optional = _exactly(document, "critical", "optional")
     if optional is not None:
@@ -145,17 +145,6 @@ def _check_optional(optional: Any) -> None:
     time = optional.get("timestamp", 0)
     if isinstance(time, bool) or not isinstance(time, int | float) or time != time // 1:
         raise NotAccepted("what it signs is malformed: `timestamp` is not an integer")
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        raise ValueError("a member is there twice")
-    return members
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not a number of JSON")
 
 
 def _exactly(document: Any, *names: str) -> list[Any]:

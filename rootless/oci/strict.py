@@ -56,6 +56,21 @@ def check_members(raw: bytes, what: str) -> None:
     _walk(_parsed(raw, what), None, what)
 
 
+def loads(raw: bytes) -> Any:
+    """Any JSON, in Python's own types. Raises ValueError for what is none, or repeats a member, or is nested deeply."""
+    try:
+        return json.loads(raw.decode(), object_pairs_hook=_unique, parse_constant=_refuse)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ValueError("a member is there twice")
+    return members
+
+
 def _parsed(raw: bytes, what: str) -> Any:
     try:
         return json.loads(

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rootless.errors import ImageError
-from rootless.oci.strict import check_config, check_manifest, check_members
+from rootless.oci.strict import check_config, check_manifest, check_members, loads
 
 
 @pytest.mark.parametrize(
@@ -68,6 +68,13 @@ JSON = st.recursive(
 @given(JSON)
 def test_what_a_dict_can_hold_has_no_member_twice(value: object) -> None:
     check_members(json.dumps(value).encode(), "it")
+    assert loads(json.dumps(value).encode()) == value
+
+
+@pytest.mark.parametrize("raw", [b'{"a": {"b": 1, "b": 1}}', b"[NaN]", b"-Infinity", b"[" * 200_000, b"\xff", b""])
+def test_what_is_no_json_or_could_be_read_in_two_ways(raw: bytes) -> None:
+    with pytest.raises(ValueError):
+        loads(raw)
 
 
 @given(st.binary(max_size=60))
