@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import click
 
 from ..container.caller import Caller
 from ..errors import HostError, UsageError
+from ..image.newfile import new_file
 from .command import Command
 from .session import pass_session
 
@@ -84,19 +85,10 @@ def _writer(session: Caller, output: str | None) -> Iterator[_Writer]:
         special = False
     except OSError as error:
         raise HostError(f"cannot write {path}: {error.strerror}") from error
-    temporary = path if special else f"{path}.{os.getpid()}.part"
-    flags = os.O_WRONLY | os.O_CLOEXEC | (0 if special else os.O_CREAT | os.O_EXCL)
-    try:
-        fd = os.open(temporary, flags, 0o666 & ~session.umask)
-    except OSError as error:
-        raise HostError(f"cannot write {path}: {error.strerror}") from error
-    done = False
-    try:
-        yield _Writer(fd, path)
-        if not special:
-            os.rename(temporary, path)
-        done = True
-    finally:
-        os.close(fd)
-        if not done and not special:
-            os.unlink(temporary)
+    with ExitStack() as stack:
+        try:
+            made = open(path, "wb", buffering=0) if special else new_file(path, 0o666 & ~session.umask)  # noqa: SIM115
+            file = stack.enter_context(made)
+        except OSError as error:
+            raise HostError(f"cannot write {path}: {error.strerror}") from error
+        yield _Writer(file.fileno(), path)

@@ -19,6 +19,7 @@ import msgspec
 
 from rootless.errors import HostError, UsageError
 from rootless.image.lock import FileLock
+from rootless.image.newfile import new_file
 
 FILE_MAX = 1 << 20
 """Bytes of a credential file."""
@@ -148,7 +149,8 @@ def _edit(path: str, change: Callable[[dict[str, Any]], bool]) -> bool:
             document = _document(path)
             if not change(document):
                 return False
-            _replace(path, json.dumps(document, indent="\t").encode())
+            with new_file(path, 0o600, sync=True) as file:
+                file.write(json.dumps(document, indent="\t").encode())
             return True
         finally:
             lock.unlink()
@@ -166,21 +168,6 @@ def _document(path: str) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise UsageError(f"the credential file {path} is malformed: it is not a JSON object")
     return document
-
-
-def _replace(path: str, content: bytes) -> None:
-    temporary = f"{path}.{os.getpid()}.tmp"
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        with os.fdopen(fd, "wb") as file:
-            os.fchmod(fd, 0o600)
-            file.write(content)
-            file.flush()
-            os.fsync(fd)
-        os.rename(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 def _bytes(path: str) -> bytes:

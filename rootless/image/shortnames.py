@@ -16,6 +16,7 @@ from typing import TextIO
 from rootless.errors import HostError, UsageError
 from rootless.image import registriesconf
 from rootless.image.lock import FileLock
+from rootless.image.newfile import new_file
 from rootless.image.registriesconf import Alias, RegistriesConf, ShortNameMode
 from rootless.oci.reference import LOCAL_REGISTRY, Reference, has_registry
 
@@ -137,10 +138,8 @@ def record(text: str, reference: Reference, environ: Mapping[str, str]) -> None:
         try:
             aliases = {**recorded_aliases(environ), split(text)[0]: Alias(reference.name, path)}
             lines = [f'  "{name}" = "{alias.name}"\n' for name, alias in sorted(aliases.items())]
-            temporary = f"{path}.{os.getpid()}"
-            with open(temporary, "w") as file:
-                file.write("[aliases]\n" + "".join(lines))
-            os.rename(temporary, path)
+            with new_file(path) as file:
+                file.write(("[aliases]\n" + "".join(lines)).encode())
         finally:
             lock.release()
     except OSError as error:

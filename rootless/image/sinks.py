@@ -6,12 +6,12 @@ Both are deterministic: the bytes depend on the image and the order of the calls
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from typing import BinaryIO, Protocol
 
 from rootless.errors import HostError, ImageError, UsageError
+from rootless.image.newfile import new_file
 from rootless.oci.documents import Descriptor
 from rootless.oci.tar import TarEntry
 from rootless.oci.tarfields import BLOCK
@@ -42,11 +42,9 @@ class FolderSink:
     def put(self, name: str, data: bytes) -> None:
         """A file; one that had the name is replaced."""
         path = self._place(name)
-        temporary = f"{path}.{secrets.token_hex(4)}"
         try:
-            with open(temporary, "xb") as file:
+            with new_file(path) as file:
                 file.write(data)
-            os.rename(temporary, path)
         except OSError as error:
             raise cannot_write(path, error) from error
 
@@ -55,18 +53,13 @@ class FolderSink:
         path = self._place(name)
         if os.path.isfile(path) and os.path.getsize(path) == blob.size:
             return False
-        temporary = f"{path}.{secrets.token_hex(4)}"
         try:
-            with open(temporary, "xb") as file:
+            with new_file(path) as file:
                 async with aclosing(verified(blob, chunks)) as pieces:
                     async for piece in pieces:
                         file.write(piece)
-            os.rename(temporary, path)
         except OSError as error:
             raise cannot_write(path, error) from error
-        finally:
-            if os.path.lexists(temporary):
-                os.unlink(temporary)
         return True
 
     def _place(self, name: str) -> str:
@@ -155,18 +148,13 @@ async def archive_file(path: str) -> AsyncIterator[ArchiveSink]:
     """An archive at `path`, which appears when the context is left without an error, and replaces what was there."""
     if os.path.isdir(path):
         raise UsageError(f"cannot write the archive {path}: it is a directory")
-    temporary = f"{path}.{secrets.token_hex(4)}"
     try:
-        with open(temporary, "xb") as file:
+        with new_file(path) as file:
             sink = ArchiveSink(file, path)
             yield sink
             sink.finish()
-        os.rename(temporary, path)
     except OSError as error:
         raise cannot_write(path, error) from error
-    finally:
-        if os.path.lexists(temporary):
-            os.unlink(temporary)
 
 
 async def verified(blob: Descriptor, chunks: Chunks) -> AsyncGenerator[bytes, None]:
