@@ -18,11 +18,10 @@ from typing import Any
 import msgspec
 
 from rootless.errors import HostError, UsageError
+from rootless.image import conffile
 from rootless.image.lock import FileLock
 from rootless.image.newfile import new_file
 
-FILE_MAX = 1 << 20
-"""Bytes of a credential file."""
 LEGACY_DOCKER_KEY = "https://index.docker.io/v1/"
 _DOCKER_HOSTS = ("index.docker.io", "registry-1.docker.io")
 
@@ -68,7 +67,7 @@ def auth_files(environ: Mapping[str, str]) -> list[str]:
 
 def read(path: str) -> AuthFile | None:
     """A file's entries; None if there is no file, or nothing in it. Raises UsageError for a malformed one."""
-    raw = _bytes(path)
+    raw = conffile.read(path, "the credential file") or b""
     if not raw.strip():
         return None
     try:
@@ -160,7 +159,7 @@ def _edit(path: str, change: Callable[[dict[str, Any]], bool]) -> bool:
 
 
 def _document(path: str) -> dict[str, Any]:
-    raw = _bytes(path)
+    raw = conffile.read(path, "the credential file") or b""
     try:
         document = json.loads(raw) if raw.strip() else {}
     except (ValueError, RecursionError):
@@ -168,16 +167,3 @@ def _document(path: str) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise UsageError(f"the credential file {path} is malformed: it is not a JSON object")
     return document
-
-
-def _bytes(path: str) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            raw = file.read(FILE_MAX + 1)
-    except (FileNotFoundError, NotADirectoryError):
-        return b""
-    except OSError as error:
-        raise UsageError(f"cannot read the credential file {path}: {error.strerror}") from error
-    if len(raw) > FILE_MAX:
-        raise UsageError(f"the credential file {path} is larger than {FILE_MAX} bytes")
-    return raw

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from rootless.errors import ImageError, UsageError
 from rootless.image import shortnames
-from rootless.image.registriesconf import SYSTEM, Alias, MirrorUse, RegistriesConf, RegistryTable
+from rootless.image.conffile import SYSTEM
+from rootless.image.registriesconf import Alias, MirrorUse, RegistriesConf, RegistryTable
 from rootless.image.shortnames import Choose
 from rootless.oci.reference import Reference
 

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 
 from rootless.errors import ImageError, UsageError
 from rootless.image import signatures as sigstore
-from rootless.image.registriesconf import FILE_MAX, SYSTEM
+from rootless.image.conffile import SYSTEM, read
 from rootless.image.registriesd import directory, scopes, uses_attachments
 from rootless.image.requirements import (
     AcceptAnything,
@@ -52,7 +52,7 @@ class Policy:
         home = environ.get("HOME", "")
         paths = [os.path.join(home, ".config/containers/policy.json")] if home else []
         for path in (*paths, f"{system}/policy.json"):
-            raw = _read(path, "the signature policy")
+            raw = read(path, "the signature policy")
             if raw is not None:
                 return cls(parse(raw, path), path, environ, system)
         return cls()
@@ -89,7 +89,7 @@ class Policy:
     ) -> None:
         pems = [(pem, "keyData in " + self._path) for pem in requirement.pems]
         for path in requirement.paths:
-            raw = _read(path, "the key")
+            raw = read(path, "the key")
             if raw is None:
                 raise UsageError(f"the key {path}, which {self._path} trusts, does not exist")
             pems.append((raw, path))
@@ -137,16 +137,3 @@ def _scopes(identity: Identity) -> Iterator[str]:
     while path.startswith("/") and path != "/":
         yield path
         path = path.rpartition("/")[0]
-
-
-def _read(path: str, what: str) -> bytes | None:
-    try:
-        with open(path, "rb") as file:
-            raw = file.read(FILE_MAX + 1)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise UsageError(f"cannot read {what} {path}: {error.strerror}") from error
-    if len(raw) > FILE_MAX:
-        raise UsageError(f"{what} {path} is larger than {FILE_MAX} bytes")
-    return raw

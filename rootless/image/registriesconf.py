@@ -22,11 +22,10 @@ from enum import StrEnum
 from typing import Any
 
 from rootless.errors import UsageError
+from rootless.image import conffile
+from rootless.image.conffile import SYSTEM
 from rootless.oci.reference import has_registry, is_bare
 
-SYSTEM = "/etc/containers"
-FILE_MAX = 1 << 20
-"""Bytes of one file."""
 _HOST = re.compile(r"(?:[a-zA-Z0-9](?:[a-zA-Z0-9.-]*[a-zA-Z0-9])?|\[[a-fA-F0-9:]+\])(?::[0-9]+)?")
 _KNOWN = frozenset(
     {"registry", "unqualified-search-registries", "credential-helpers", "short-name-mode", "aliases"}
@@ -155,16 +154,7 @@ def credential_helpers(environ: Mapping[str, str], system: str = SYSTEM) -> tupl
 
 def read(path: str) -> bytes | None:
     """The bytes of a file, None if there is none. Raises UsageError."""
-    try:
-        with open(path, "rb") as file:
-            raw = file.read(FILE_MAX + 1)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise UsageError(f"cannot read the registries configuration {path}: {error.strerror}") from error
-    if len(raw) > FILE_MAX:
-        raise UsageError(f"the registries configuration {path} is larger than {FILE_MAX} bytes")
-    return raw
+    return conffile.read(path, "the registries configuration")
 
 
 def parse(raw: bytes, path: str) -> RegistriesConf:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rootless.errors import UsageError
-from rootless.image.registriesconf import FILE_MAX, SYSTEM
+from rootless.image.conffile import SYSTEM, read
 from rootless.oci.reference import Reference
 
 _SETTING = "use-sigstore-attachments"
@@ -108,13 +108,7 @@ def _parse(file: str) -> dict[str, Any]:
             return super().construct_mapping(node, deep)
 
     try:
-        with open(file, "rb") as stream:
-            raw = stream.read(FILE_MAX + 1)
-        if len(raw) > FILE_MAX:
-            raise _malformed(file, f"it is larger than {FILE_MAX} bytes")
-        document = yaml.load(raw.decode(), Unique)
-    except OSError as error:
-        raise UsageError(f"cannot read {file}: {error.strerror}") from error
+        document = yaml.load((read(file, "the signature configuration") or b"").decode(), Unique)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise _malformed(file, " ".join(str(error).split())[:200]) from None
     if document is None:

@@ -15,6 +15,7 @@ from typing import TextIO
 
 from rootless.errors import HostError, UsageError
 from rootless.image import registriesconf
+from rootless.image.conffile import SYSTEM
 from rootless.image.lock import FileLock
 from rootless.image.newfile import new_file
 from rootless.image.registriesconf import Alias, RegistriesConf, ShortNameMode
@@ -76,7 +77,7 @@ def choose_one(
     return found
 
 
-def local_names(text: str, environ: Mapping[str, str], system: str = registriesconf.SYSTEM) -> tuple[Reference, ...]:
+def local_names(text: str, environ: Mapping[str, str], system: str = SYSTEM) -> tuple[Reference, ...]:
     """What `text` may be called in the store, in order: its alias, `localhost/`, the search list or docker.io.
 
     Cheap: nothing is parsed where no file has a search list or mentions the name. Raises UsageError.
