@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import select
 import signal
 import subprocess
 import time
@@ -77,11 +78,15 @@ def sessions(box: Rcontain) -> list[int]:
 
 
 def kill_quietly(pid: int | None) -> None:
+    """And wait: a process that is killed lives until the kernel gets round to it."""
     if pid is not None:
         try:
-            os.kill(pid, signal.SIGKILL)
+            process = os.pidfd_open(pid)
         except ProcessLookupError:
             return
+        signal.pidfd_send_signal(process, signal.SIGKILL)
+        select.select([process], [], [], 10)
+        os.close(process)
 
 
 def test_the_client_killed_at_any_moment(box: Rcontain, demo: str, driver: str) -> None:
