@@ -72,3 +72,8 @@ def first_cause(error: BaseException) -> BaseException:
         else:
             flat.append(item)
     return next((item for item in flat if isinstance(item, RcontainError)), flat[-1])
+
+
+def shortened(text: str, limit: int = 120) -> str:
+    """What a message shows of a text that may be of any length: at most `limit` characters."""
+    return text if len(text) <= limit else text[: limit - 3] + "..."

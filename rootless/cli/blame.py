@@ -79,7 +79,7 @@ def blame(session: Session, format_: str | None, no_trunc: bool, image: str, pat
             )
             short = {"ID": line.id if no_trunc else step.layer.diff_id.hex[:12]}
             command = " ".join(line.created_by.split())
-            short["CreatedBy"] = command if no_trunc or len(command) <= 60 else command[:57] + "..."
+            short["CreatedBy"] = command if no_trunc else shortened(command, 60)
             short["Size"] = "" if line.size is None else times.human_size(line.size, space="")
             views.append(View(line, short))
     if not views:

@@ -67,8 +67,8 @@ def tree(session: Session, format_: str | None, no_trunc: bool, whatrequires: bo
     lines = []
     for layer in layers:
         command = " ".join(layer.created_by.split())
-        if not no_trunc and len(command) > _WIDTH:
-            command = command[: _WIDTH - 3] + "..."
+        if not no_trunc:
+            command = shortened(command, _WIDTH)
         id = layer.id if no_trunc else layer.id.partition(":")[2][:12]
         words = [f"ID: {id} Size: {_size(layer.size):>{width}}", f"+{layer.added} ~{layer.changed} -{layer.deleted}"]
         words += [f"Top Layer of: [{', '.join(layer.top_layer_of)}]"] if layer.top_layer_of else []

@@ -19,7 +19,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
-from rootless.errors import ImageError
+from rootless.errors import ImageError, shortened
 from rootless.oci.digest import Digest
 from rootless.oci.mediatype import INDEXES, MANIFESTS, SCHEMA1
 from rootless.oci.platform import Platform
@@ -277,9 +277,9 @@ def _decode(raw: bytes, kind: type[_T], what: str) -> _T:
     try:
         return msgspec.json.decode(raw, type=kind, dec_hook=_dec_hook)
     except msgspec.ValidationError as error:
-        raise ImageError(f"{what} is not valid: {_short(str(error))}") from None
+        raise ImageError(f"{what} is not valid: {shortened(str(error), 200)}") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ImageError(f"{what} is not JSON: {_short(str(error))}") from None
+        raise ImageError(f"{what} is not JSON: {shortened(str(error), 200)}") from None
     except RecursionError:
         raise ImageError(f"{what} is nested too deeply") from None
 
@@ -289,7 +289,3 @@ def _agree(outer: str, inner: str, schema: int) -> None:
         raise ImageError(f"a manifest was served as {outer[:120]!r} and says of itself that it is {inner[:120]!r}")
     if schema != 2:
         raise ImageError(f"a manifest has schema version {schema}; version 2 is known")
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 200 else text[:197] + "..."

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
-from rootless.errors import ImageError, UsageError
+from rootless.errors import ImageError, UsageError, shortened
 from rootless.oci.digest import Digest
 
 DEFAULT_REGISTRY = "docker.io"
@@ -139,5 +139,4 @@ def _split_registry(name: str) -> tuple[str, str]:
 
 
 def _malformed(text: str, reason: str) -> UsageError:
-    shown = text if len(text) <= 120 else text[:117] + "..."
-    return UsageError(f"image reference {shown!r} is malformed: {reason}")
+    return UsageError(f"image reference {shortened(text)!r} is malformed: {reason}")

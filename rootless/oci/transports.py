@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from rootless.errors import UsageError
+from rootless.errors import UsageError, shortened
 
 
 class Transport(StrEnum):
@@ -67,7 +67,7 @@ def parse(text: str) -> Place:
     if scheme is not None and scheme[1] != Transport.DOCKER:
         if scheme[1] in ("http", "https"):
             raise UsageError(
-                f"{_shown(text)} is a URL, not an image", hint=f"write it as {_shown(text[scheme.end() :])}"
+                f"{shortened(text)} is a URL, not an image", hint=f"write it as {shortened(text[scheme.end() :])}"
             )
         if scheme[1] not in _PATHS and scheme[1] not in _ELSEWHERE:
             raise _unknown(scheme[1])
@@ -79,7 +79,7 @@ def parse(text: str) -> Place:
     if colon and word in _ELSEWHERE:
         raise UsageError(
             f"{word}: is not supported: {_ELSEWHERE[word]}",
-            hint=f"copy the image with `skopeo copy {_shown(text)} oci-archive:FILE` and load FILE",
+            hint=f"copy the image with `skopeo copy {shortened(text)} oci-archive:FILE` and load FILE",
         )
     if colon and word in _RARE and rest.startswith(("/", "./", "../")):
         raise _unknown(word)
@@ -91,11 +91,11 @@ def parse(text: str) -> Place:
 def _in_files(kind: Transport, rest: str, text: str) -> Place:
     path, _, reference = (rest, "", "") if kind is Transport.DIR else rest.partition(":")
     if not path or "\0" in path:
-        raise UsageError(f"{_shown(text)} lacks the path of a {'directory' if kind in _DIRECTORIES else 'file'}")
+        raise UsageError(f"{shortened(text)} lacks the path of a {'directory' if kind in _DIRECTORIES else 'file'}")
     if reference.startswith("@"):
         match = _POSITION.fullmatch(reference)
         if match is None:
-            raise UsageError(f"{_shown(text)}: {_shown(reference)} is not a position such as @0")
+            raise UsageError(f"{shortened(text)}: {shortened(reference)} is not a position such as @0")
         return Place(kind, path, "", int(match[1]))
     return Place(kind, path, reference)
 
@@ -106,7 +106,3 @@ _DIRECTORIES = frozenset({Transport.OCI, Transport.DIR})
 def _unknown(word: str) -> UsageError:
     known = ", ".join(f"{kind}:" for kind in (Transport.OCI, Transport.OCI_ARCHIVE, Transport.DOCKER_ARCHIVE))
     return UsageError(f"the transport {word}: is not known", hint=f"there are docker://, {known} and {Transport.DIR}:")
-
-
-def _shown(text: str) -> str:
-    return text if len(text) <= 120 else text[:117] + "..."

@@ -34,3 +34,8 @@ def test_our_own_error_is_the_cause() -> None:
     assert errors.first_cause(group) is ours
     assert errors.first_cause(ours) is ours
     assert isinstance(errors.first_cause(BaseExceptionGroup("", [ValueError("y")])), ValueError)
+
+
+def test_long_texts_are_shortened() -> None:
+    assert shortened("x" * 120) == "x" * 120
+    assert shortened("x" * 121) == "x" * 117 + "..." and shortened("abcdef", 5) == "ab..."
