@@ -8,7 +8,7 @@ import stat
 import click
 import msgspec
 
-from ..errors import UsageError
+from ..errors import UsageError, shortened
 from ..image.derive import ensure
 from ..image.differences import blame as layers_of_path
 from ..image.differences import resolve

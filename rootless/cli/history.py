@@ -7,6 +7,7 @@ import time
 import click
 import msgspec
 
+from ..errors import shortened
 from ..image.derive import ensure
 from ..image.model import Derive
 from ..image.steps import steps, tops
@@ -72,8 +73,8 @@ def history(session: Session, format_: str | None, human: bool, no_trunc: bool, 
             comment=step.line.comment,
         )
         command = " ".join(entry.created_by.split())
-        if not no_trunc and len(command) > _WIDTH:
-            command = command[: _WIDTH - 3] + "..."
+        if not no_trunc:
+            command = shortened(command, _WIDTH)
         since = times.ago(created_ns, now_ns) if created_ns else "N/A"
         shown = id if no_trunc or id.startswith("<") else id[:12]
         views.append(

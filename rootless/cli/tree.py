@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 import msgspec
 
+from ..errors import shortened
 from ..image.derive import ensure
 from ..image.differences import summarize
 from ..image.model import Derive, Image

@@ -37,5 +37,5 @@ def test_our_own_error_is_the_cause() -> None:
 
 
 def test_long_texts_are_shortened() -> None:
-    assert shortened("x" * 120) == "x" * 120
-    assert shortened("x" * 121) == "x" * 117 + "..." and shortened("abcdef", 5) == "ab..."
+    assert errors.shortened("x" * 120) == "x" * 120
+    assert errors.shortened("x" * 121) == "x" * 117 + "..." and errors.shortened("abcdef", 5) == "ab..."
