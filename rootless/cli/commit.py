@@ -5,9 +5,10 @@ from __future__ import annotations
 import click
 
 from ..container.caller import Caller
-from ..errors import HostError, UsageError
+from ..errors import UsageError
 from ..oci.reference import Reference
 from .command import Command
+from .resultfile import write_result
 from .session import pass_session
 
 CHANGE = click.option(
@@ -89,18 +90,8 @@ def commit(
     if not quiet:
         for note in notes:
             click.echo(note, err=True)
-    if iidfile:
-        write_id(iidfile, made.id)
+    write_result(session.cwd, iidfile, made.id)
     click.echo(made.id)
-
-
-def write_id(path: str, id: str) -> None:
-    """For --iidfile: nothing but the ID."""
-    try:
-        with open(path, "w", encoding="ascii") as file:
-            file.write(id)
-    except OSError as error:
-        raise HostError(f"cannot write the image's ID to {path}: {error.strerror}") from error
 
 
 def _read(path: str) -> bytes:

@@ -10,7 +10,8 @@ from ..container.caller import Caller
 from ..errors import UsageError
 from ..oci.reference import Reference
 from .command import Command
-from .commit import CHANGE, MESSAGE, write_id
+from .commit import CHANGE, MESSAGE
+from .resultfile import write_result
 from .session import pass_session
 
 
@@ -77,6 +78,5 @@ def import_(
     choice = driver.choose(session.settings, session.settings.storage_driver, ids.uids.triples(), ids.gids.triples())
     derive = Derive.TREE if choice.driver == "overlay" else Derive.INDEX
     made = session.run(import_image, store, wanted, derive)
-    if iidfile:
-        write_id(iidfile, made.id)
+    write_result(session.cwd, iidfile, made.id)
     click.echo(made.id)

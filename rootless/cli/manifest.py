@@ -25,8 +25,9 @@ from ..oci.platform import Platform
 from ..oci.reference import Reference
 from ..oci.transports import Transport, parse
 from .command import Command
-from .push import at_once, fitting, opened, push_flags, wishes_of, write_digest
+from .push import at_once, fitting, opened, push_flags, wishes_of
 from .registryflags import access, registry_flags
+from .resultfile import write_result
 from .session import Session, pass_session
 
 _ALL = click.option("--all", "every", is_flag=True, help="Add all images of a list, not only this machine's.")
@@ -265,7 +266,7 @@ def push(
                 )  # fmt: skip
         return result.digest
 
-    write_digest(session, digestfile, session.run(write_it))
+    write_result(session.cwd, digestfile, str(session.run(write_it)))
     if rm_:
         store.remove(name)
 

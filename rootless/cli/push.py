@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,7 +9,7 @@ from typing import Any
 
 import click
 
-from ..errors import HostError, UsageError
+from ..errors import UsageError
 from ..image.access import Access
 from ..image.conversion import Format
 from ..image.destinations import destination as destination_in_files
@@ -30,6 +29,7 @@ from ..oci.reference import Reference
 from ..oci.transports import Place, Transport, parse
 from .command import Command
 from .registryflags import access, registry_flags
+from .resultfile import write_result
 from .session import Session, pass_session
 
 _PUSH_FLAGS = (
@@ -111,7 +111,7 @@ def push(
                     )
         return result.digest
 
-    write_digest(session, digestfile, session.run(write_it))
+    write_result(session.cwd, digestfile, str(session.run(write_it)))
 
 
 def wishes_of(format_: str | None, compression: str | None, level: int | None, force: bool) -> Wishes:
@@ -148,17 +148,6 @@ def fitting(wishes: Wishes, place: Place) -> Wishes:
 def at_once(place: Place) -> int:
     """How many layers are written at the same time: archives have one end."""
     return PARALLEL if place.kind is Transport.DOCKER else 1
-
-
-def write_digest(session: Session, path: str | None, digest: Digest) -> None:
-    """Obey --digestfile. Raises HostError."""
-    if path is None:
-        return
-    try:
-        with open(os.path.join(session.cwd, path), "w") as file:
-            file.write(str(digest))
-    except OSError as error:
-        raise HostError(f"cannot write the digest to {path}: {error.strerror}") from error
 
 
 def _own_name(image: Image | ImageList, text: str) -> str:
