@@ -10,29 +10,23 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import stat
 import sys
 from collections.abc import Iterator
-from types import FrameType
 
+from fuse.attendant import await_ready, clear_after, have_standard_descriptors, is_dead, let_go, start_server
 from fuse.commandline import USAGE, CommandLine, UsageError, parse
-from fuse.mounting import unmount
-from fuse.syscalls import end_with_parent
 
 NAME = "rcontain-fuse-overlay"
 
 VERSION = "1.14"
 """The fuse-overlayfs whose command line this is; tools compare it."""
 
-_STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-_READY = b"1"
-
 
 def main(arguments: list[str] | None = None) -> int:
     """Mount, and return once the mount answers (at its end with -f). 0, or 1 with a line on stderr."""
     words = sys.argv[1:] if arguments is None else arguments
-    _have_standard_descriptors()
+    have_standard_descriptors()
     if any(word in ("-h", "--help") for word in words):
         print(USAGE, end="")
         return 0
@@ -51,11 +45,11 @@ def main(arguments: list[str] | None = None) -> int:
         return _attend(settings, readable, writable)
     if os.fork() == 0:
         os.setsid()
-        _let_go()
+        let_go()
         _attend(settings, readable, writable)
         os._exit(0)
     os.close(writable)
-    reason = _await_ready(readable)
+    reason = await_ready(readable)
     return 0 if reason is None else _fail(reason)
 
 
@@ -106,28 +100,13 @@ def _check_directory(what: str, path: str) -> None:
 
 def _attend(settings: CommandLine, readable: int, writable: int) -> int:
     """Start the server, wait until it ends, and clear away what it may leave. 0, or 1 with the reason on stderr."""
-    attendant = os.getpid()
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            end_with_parent(signal.SIGTERM)
-            if os.getppid() == attendant:
-                os.close(readable)
-                os.setpgid(0, 0)  # the terminal's Ctrl-C comes once, through the attendant
-                status = 0 if _serve(settings, writable) else 1
-        finally:
-            os._exit(status)
-    for number in _STOPS:
-        signal.signal(number, _passing_on(pid))
+    pid = start_server(lambda: _serve(settings, writable), readable)
     os.close(writable)
-    reason = _await_ready(readable) if settings.foreground else None
+    reason = await_ready(readable) if settings.foreground else None
     _, wait_status = os.waitpid(pid, 0)
-    if os.WIFSIGNALED(wait_status):
-        if is_dead(settings.mountpoint):
-            unmount(settings.mountpoint)
-        killer = signal.Signals(os.WTERMSIG(wait_status)).name
-        return _fail(f"the server of {settings.mountpoint} was ended by {killer}, so the mount is gone")
+    killed = clear_after(settings.mountpoint, wait_status)
+    if killed is not None:
+        return _fail(killed)
     if reason is not None:
         return _fail(reason)
     return os.WEXITSTATUS(wait_status)
@@ -216,50 +195,6 @@ def _was_written_with_overrides(settings: CommandLine) -> bool:
         return written_with(os.fsencode(settings.upper), work) is not None
     finally:
         os.close(work)
-
-
-def is_dead(path: str) -> bool:
-    """Whether a mount has no server any more. The kernel may still know what stat(2) shows, but not statfs(2)."""
-    try:
-        os.statvfs(path)
-    except OSError as error:
-        return error.errno == errno.ENOTCONN
-    return False
-
-
-def _passing_on(pid: int) -> signal._HANDLER:
-    def handle(number: int, _frame: FrameType | None) -> None:
-        try:
-            os.kill(pid, number)
-        except ProcessLookupError:
-            pass  # it is about to be waited for
-
-    return handle
-
-
-def _await_ready(readable: int) -> str | None:
-    """Wait until the mount answers; else why it does not."""
-    with os.fdopen(readable, "rb") as pipe:
-        answer = pipe.readline()
-    if answer == _READY:
-        return None
-    return answer.decode(errors="replace").strip() or "the server ended before it was ready"
-
-
-def _have_standard_descriptors() -> None:
-    """Where the caller has closed 0, 1 or 2, what is opened next would be taken for them."""
-    while (fd := os.open("/dev/null", os.O_RDWR)) <= 2:
-        os.set_inheritable(fd, True)
-    os.close(fd)
-
-
-def _let_go() -> None:
-    """In the background: let go of the caller's terminal and directory."""
-    os.chdir("/")
-    null = os.open("/dev/null", os.O_RDWR)
-    for fd in (0, 1, 2):
-        os.dup2(null, fd)
-    os.close(null)
 
 
 def _fail(reason: str) -> int:

@@ -2,7 +2,7 @@
 
 Imports point one way; `tests/test_imports.py` holds this map against the code:
 
-    client, request             stdlib only; talks to the engine
+    client, request, outside    stdlib only; talks to the engine, mounts outside of it
     engine, forkserver, session the warm process, and one process for each command
     cli                         click commands; they read like the manual page
       -> container              records, locks, life cycle of a container

@@ -18,7 +18,7 @@ import select
 import sys
 
 from . import __version__
-from .request import ACCEPTED, EXIT, LIMITS, RETRY, SIGNAL, TERMINAL, WINDOW, Request
+from .request import ACCEPTED, DONE, EXIT, LIMITS, OUTSIDE, RETRY, SIGNAL, TERMINAL, WINDOW, Request
 
 # Until our own handlers are there an interrupt just ends us, without a traceback. Also where it is ignored, as in the
 # background of a script: as with Podman's and Docker's clients, `kill -INT` of `rcontain run` reaches the container.
@@ -176,6 +176,8 @@ def _converse(connection: _socket.socket, argv: list[bytes]) -> int | None:
                 accepted = True
             elif kind == TERMINAL:
                 took_terminal = True
+            elif kind == OUTSIDE:
+                _work_outside(connection)
             elif kind == RETRY or (not kind and not accepted):
                 _pause()
                 return None
@@ -188,6 +190,27 @@ def _converse(connection: _socket.socket, argv: list[bytes]) -> int | None:
         if took_terminal and saved is not None:
             _restore_terminal(saved)
         connection.close()
+
+
+def _work_outside(connection: _socket.socket) -> None:
+    """Does for the session what it cannot do in its namespaces, and tells it what came of it."""
+    from . import outside
+
+    length = int.from_bytes(_receive(connection, 4), "little")
+    words = [os.fsdecode(word) for word in _receive(connection, length).split(b"\0")]
+    status, text = outside.run(words)
+    try:
+        connection.sendall(DONE + bytes([status]) + len(text).to_bytes(4, "little") + text)
+    except OSError:
+        pass  # the session has died: the loop sees that too
+
+
+def _receive(connection: _socket.socket, size: int) -> bytes:
+    """Cut short where the session dies."""
+    data = b""
+    while len(data) < size and (chunk := connection.recv(size - len(data))):
+        data += chunk
+    return data
 
 
 class _Wait:

@@ -1,7 +1,8 @@
 """What passes between the client and a session, over one unix stream socket.
 
 Client to session: one request (4-byte length, NUL-separated fields, four descriptors: stdin, stdout, stderr and the
-working directory), then messages of two bytes: a kind and a value. Session to client: messages of two bytes.
+working directory), then messages of two bytes: a kind and a value. Session to client: messages of two bytes. OUTSIDE
+and DONE are followed by a text: 4-byte length, bytes.
 
 Imported by the client, so: nothing but built-in modules.
 """
@@ -13,11 +14,13 @@ MAGIC = b"rcontain1"
 # client -> session
 SIGNAL = b"S"  # value: the signal's number
 WINDOW = b"W"  # value: unused; the terminal's size has changed
+DONE = b"D"  # value: the exit status of what OUTSIDE asked for; a text follows, what it had to say
 
 # session -> client
 ACCEPTED = b"A"  # the request was read; from here on it must not be sent again
 RETRY = b"R"  # another engine is starting; connect to that one
 TERMINAL = b"T"  # the session will change the terminal's settings; restore them at the end
+OUTSIDE = b"O"  # value: unused; a text follows, NUL-separated words for outside.run; DONE answers
 EXIT = b"X"  # value: the exit code; the last message
 
 LIMITS = 16  # RLIMIT_CPU ... RLIMIT_RTTIME, getrlimit(2)

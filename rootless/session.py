@@ -22,13 +22,14 @@ from typing import NoReturn, TypeVar
 from . import request
 from .container import afterwards, children
 from .container.caller import NO_DIRECTORY
-from .errors import RcontainError, first_cause
+from .errors import HostError, RcontainError, first_cause
 from .request import Request
 from .settings import Settings, from_environment
 
 T = TypeVar("T")
 
 _PRACTICE = 16  # times; enough for CPython to have specialised the code, see warm.practise
+_INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 _FIRST_MESSAGE_LIMIT = 8 << 20  # bytes; the kernel's own limit for argv and environment is 2 MiB by default
 
 
@@ -91,6 +92,45 @@ class Session:
         if not result:
             raise Interrupted(self._interrupted or signal.SIGINT)
         return result[0]
+
+    def outside(self, *words: str) -> str:
+        """Has the client run `fuse.layermount` with these words where the user sees what it mounts; returns its words.
+
+        Raises HostError with the reason when it fails, Interrupted when the client goes away or was interrupted
+        meanwhile: that is looked at in the end.
+        """
+        connection = self._connection
+        if connection is None:
+            raise Interrupted(signal.SIGHUP)
+        self._listen_outside_trio(False)
+        try:
+            text = b"\0".join(map(os.fsencode, words))
+            connection.sendall(request.OUTSIDE + b"\0" + len(text).to_bytes(4, "little") + text)
+            status, answer, interrupted = self._await_done(connection)
+        except OSError:
+            raise Interrupted(signal.SIGHUP) from None
+        finally:
+            self._listen_outside_trio(True)
+        if interrupted:
+            raise Interrupted(interrupted)
+        said = answer.decode(errors="replace")
+        if status:
+            raise HostError(said.splitlines()[-1] if said else f"the program outside ended with {status}")
+        return said
+
+    def _await_done(self, connection: socket.socket) -> tuple[int, bytes, int]:
+        """Status and text of DONE, and the number of a signal that came before it, or 0."""
+        interrupted = 0
+        data, self._pending = self._pending, b""
+        while True:
+            data += _some(connection, 2 - len(data))
+            kind, value = data[:1], data[1]
+            if kind == request.DONE:
+                length = int.from_bytes(_some(connection, 4), "little")
+                return value, _some(connection, min(length, _FIRST_MESSAGE_LIMIT)), interrupted
+            if kind == request.SIGNAL and value in _INTERRUPTS:
+                interrupted = value
+            data = b""
 
     def detach(self, code: int) -> None:
         """Lets the client go with this exit code; the session goes on without it and without its streams."""
@@ -170,7 +210,7 @@ class Session:
 
     def _interrupt(self, number: int, frame: object) -> None:
         for kind, value in self._receive():
-            if kind == request.SIGNAL and value in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+            if kind == request.SIGNAL and value in _INTERRUPTS:
                 raise Interrupted(value)
             if not kind:
                 raise Interrupted(signal.SIGHUP)
@@ -270,6 +310,17 @@ async def _rehearse_loop() -> None:
         theirs.send(b"x")
         async with trio.open_nursery() as nursery:
             nursery.start_soon(trio.lowlevel.wait_readable, ours)
+
+
+def _some(connection: socket.socket, size: int) -> bytes:
+    """So many bytes. Raises ConnectionResetError when the client has gone before."""
+    data = b""
+    while len(data) < size:
+        chunk = connection.recv(size - len(data))
+        if not chunk:
+            raise ConnectionResetError
+        data += chunk
+    return data
 
 
 def _finish_with_error(connection: socket.socket, message: str, code: int) -> NoReturn:

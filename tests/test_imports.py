@@ -17,7 +17,7 @@ LEVELS: tuple[frozenset[str], ...] = (
     frozenset({"errors"}),
     frozenset({"processes", "syscalls"}),
     frozenset({"settings"}),
-    frozenset({"request"}),
+    frozenset({"outside", "request"}),
     frozenset({"client"}),
     frozenset({"oci"}),
     frozenset({"image", "runtime"}),

@@ -42,6 +42,9 @@ IMAGE = {
     "tree": Verb("tree", "tree", preload=False),
     "blame": Verb("blame", "blame", preload=False),
     "diff": Verb("imagediff", "image_diff", preload=False),
+    "mount": Verb("imagemount", "mount", preload=False),
+    "unmount": Verb("imagemount", "unmount", preload=False),
+    "umount": Verb("imagemount", "unmount", hidden=True, preload=False),
     "prune": Verb("prune", "image_prune", preload=False),
 }
 

@@ -10,6 +10,7 @@ import click
 
 from ..container import afterwards, ending
 from ..container.containers import Container, Containers
+from ..container.imagemounts import mounted_ids
 from ..container.volumes import Volume
 from ..errors import RcontainError, UsageError
 from ..image.model import Image, ImageList
@@ -113,7 +114,8 @@ def _list(title: str, names: list[str]) -> None:
 
 def _prune_images(session: Session, store: Store, all_: bool, filters: tuple[str, ...]) -> tuple[list[str], int]:
     """The ids of what has been removed, and the bytes of blobs and derived layers that are freed."""
-    used = {one.record.image_id for one in known_containers(Containers(session.settings))}
+    mounted = mounted_ids(session.settings)
+    used = {one.record.image_id for one in known_containers(Containers(session.settings))} | mounted
     lookup = store.lookup()
     found: list[Image | ImageList] = [image for image in store.images() if image.id not in used]
     if all_:
@@ -125,7 +127,7 @@ def _prune_images(session: Session, store: Store, all_: bool, filters: tuple[str
 
     def in_use(image: Image) -> str | None:
         users = [one for one in known_containers(Containers(session.settings)) if one.record.image_id == image.id]
-        return users[0].record.name if users else None
+        return users[0].record.name if users else image.id if image.id in mounted_ids(session.settings) else None
 
     before = _derived(store)
     for image in wanted:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 from ..container import afterwards, ending
@@ -27,6 +29,19 @@ class ImageInUse(ContainerError):
         self.users = users
 
 
+class ImageMounted(ContainerError):
+    """`image mount` shows the image somewhere."""
+
+    exit_code = 2
+
+    def __init__(self, image: Image, mountpoint: str) -> None:
+        super().__init__(
+            f"image {image.short_id} is mounted at {mountpoint}",
+            hint=f"unmount it first (rcontain image unmount -f {image.short_id}), or remove it with --force",
+        )
+        self.image_id = image.id
+
+
 @click.command(
     "rmi",
     cls=Command,
@@ -35,7 +50,9 @@ class ImageInUse(ContainerError):
         ("rcontain rmi -f 8f87b41d0e7b", "With all its names, and the containers made from it"),
     ],
 )
-@click.option("-f", "--force", is_flag=True, help="Remove all names, and the containers that use the image.")
+@click.option(
+    "-f", "--force", is_flag=True, help="Remove all names, the containers that use the image, and its mounts."
+)
 @click.option("-a", "--all", "all_", is_flag=True, help="Remove all images.")
 @click.option("-i", "--ignore", is_flag=True, help="Do not complain about images that are not there.")
 @click.option("--no-prune", is_flag=True, help="Accepted for compatibility: there are no intermediate images.")
@@ -79,6 +96,11 @@ def _remove(session: Session, store: Store, target: str, *, force: bool, every_n
         ]
         if users:
             raise ImageInUse(users)
+        if os.path.isdir(f"{session.settings.runtime}/mounts"):  # what it takes to look is rarely needed
+            from ..container.imagemounts import ImageMounts
+
+            if state := ImageMounts(session.settings).mounted().get(image.id):
+                raise ImageMounted(image, state.mountpoint)
         return None
 
     while True:
@@ -90,3 +112,9 @@ def _remove(session: Session, store: Store, target: str, *, force: bool, every_n
             # The store's lock is free again here, so that a container's last moments cannot wait for us.
             for user in error.users:
                 session.run(ending.force_removal, user)
+        except ImageMounted as error:
+            if not force:
+                raise
+            from .imagemount import release_all
+
+            release_all(session.settings, error.image_id)

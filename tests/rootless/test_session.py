@@ -9,7 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from rootless import session
-from rootless.request import LIMITS, Request
+from rootless.errors import HostError
+from rootless.request import DONE, LIMITS, OUTSIDE, SIGNAL, WINDOW, Request
 
 
 @pytest.fixture
@@ -57,3 +58,43 @@ def test_a_request_without_descriptors(pair: tuple[socket.socket, socket.socket]
     pair[0].sendall(request([]))
     with pytest.raises(ValueError, match="request"):
         session._receive_request(pair[1])
+
+
+def text(data: bytes) -> bytes:
+    return len(data).to_bytes(4, "little") + data
+
+
+@pytest.fixture
+def asking(pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch) -> session.Session:
+    """A session at the second socket that nothing interrupts."""
+    monkeypatch.setattr(session.Session, "_listen_outside_trio", lambda self, on: None)
+    return session.Session(pair[1], Request([b"ps"], b"/", [], 0o22, 0, [(1, 2)] * LIMITS, []))
+
+
+def test_the_client_works_outside(pair: tuple[socket.socket, socket.socket], asking: session.Session) -> None:
+    """Messages on the way change nothing, and an answer may come in pieces."""
+    pair[0].sendall(WINDOW + b"\0" + DONE + b"\0" + text(b"mounted"))
+    assert asking.outside("a b", "c\udcff") == "mounted"
+    assert pair[0].recv(100) == OUTSIDE + b"\0" + text(b"a b\0c\xff")
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"), [(b"first\nno fusermount3", "no fusermount3"), (b"", "the program outside ended with 3")]
+)
+def test_it_fails_outside(
+    pair: tuple[socket.socket, socket.socket], asking: session.Session, said: bytes, reason: str
+) -> None:
+    pair[0].sendall(DONE + b"\3" + text(said))
+    with pytest.raises(HostError, match=reason):
+        asking.outside("a")
+
+
+def test_interrupted_outside(pair: tuple[socket.socket, socket.socket], asking: session.Session) -> None:
+    """What has been done is waited for first."""
+    pair[0].sendall(SIGNAL + bytes([2]) + DONE + b"\0" + text(b""))
+    with pytest.raises(session.Interrupted) as caught:
+        asking.outside("a")
+    assert caught.value.number == 2
+    pair[0].close()
+    with pytest.raises(session.Interrupted):
+        asking.outside("a")
