@@ -93,13 +93,37 @@ def _words(pid: int) -> bytes:
 
 
 def test_unmounted_by_hand(auto_box: Rcontain, demo: str, mount: Path) -> None:
-    """With a container that has a copy of the mount in its namespace."""
+    """The server ends, though others have a copy of the mount in namespaces of their own."""
     auto_box("run", "-d", "--name", "witness", demo, "sleep", "1000")
-    subprocess.run(["fusermount3", "-u", str(mount)], check=True)
-    wait_for(lambda: not mount.parent.exists())
-    assert auto_box("image", "mount").stderr == b""
+    words = ["unshare", "--user", "--map-root-user", "--mount", "--propagation", "private"]
+    words += ["sh", "-c", f"ls {mount} && exec sleep 1000"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE) as keeper:
+        try:
+            assert keeper.stdout is not None and keeper.stdout.readline() == b"bin\n"
+            subprocess.run(["fusermount3", "-u", str(mount)], check=True)
+            wait_for(lambda: not mount.parent.exists())
+            assert auto_box("image", "mount").stderr == b""
+        finally:
+            keeper.kill()
     auto_box("rm", "-f", "-t", "0", "witness")
     assert residue(auto_box) == []
+
+
+def test_many_at_once(auto_box: Rcontain, demo: str) -> None:
+    """One mount, counted."""
+    commands = [
+        subprocess.Popen(
+            auto_box.words("image", "mount", demo), env=auto_box.environment, stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(5)
+    ]
+    (point,) = {command.communicate()[0] for command in commands}
+    assert [command.returncode for command in commands] == [0] * 5
+    assert len(auto_box.mounts()) == 1
+    for _ in range(5):
+        assert Path(point.rstrip("\n"), "etc/passwd").is_file()
+        auto_box("image", "unmount", demo)
+    assert auto_box.mounts() == [] and auto_box("image", "unmount", demo, check=False).returncode == 125
 
 
 def test_a_mounted_image_is_not_removed(auto_box: Rcontain, demo: str, mount: Path) -> None:
