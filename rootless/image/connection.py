@@ -227,13 +227,3 @@ class Connection:
         if not answers:
             raise failures.get("http") or failures["https"]
         return answers[0]
-
-
-async def verify_login(registry: str, access: Access, *, insecure: bool = False) -> None:
-    """Whether the credentials in `access` are right for a registry (`host[:port]`). Raises Unauthorized if not.
-
-    `insecure` is what registries.conf says of it.
-    """
-    reference = Reference(registry, "login")
-    async with Connection(reference, access, location=Location(reference, insecure)) as connection:
-        await connection.check_login()

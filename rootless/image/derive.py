@@ -88,19 +88,6 @@ async def _sent_by_kernel(
     return True
 
 
-async def ensure_index(store: Store, layer: Layer) -> None:
-    """Have `layers/<diffid>/index` (and `frames`); returns at once if they are there."""
-    await LayerMaker(store, Derive.INDEX).from_store(layer)
-
-
-async def ensure_tree(store: Store, layer: Layer, *, squash: bool = False) -> list[str]:
-    """Have `layers/<diffid>/tree`; returns at once if it is there. Returns notes.
-
-    Runs as root of the user namespace that is to own the files.
-    """
-    return await LayerMaker(store, Derive.TREE, squash=squash).from_store(layer)
-
-
 async def ensure(store: Store, image: Image, derive: Derive, *, squash: bool = False) -> list[str]:
     """Have what `derive` asks for of every layer of `image`, some layers at a time. Returns notes."""
     derive = settled(derive, image.layers)

@@ -31,7 +31,6 @@ _NAME = 100  # bytes of the header's field, as are the following
 _PREFIX = 155
 _ID_LIMIT = 8**7
 _SIZE_LIMIT = 8**11
-_DEVICE_LIMIT = 8**7
 _SECOND = 1_000_000_000
 _SCHILY = b"SCHILY.xattr."
 _LIBARCHIVE = b"LIBARCHIVE.xattr."

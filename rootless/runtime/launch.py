@@ -334,8 +334,3 @@ def _give_pipes(job: Job, ids: IdMaps | None, user: tuple[int, int]) -> None:
                 os.fchown(fd, uid, gid)
             except PermissionError:
                 continue  # somebody else's pipe
-
-
-def become_subreaper() -> None:
-    """Orphans of this process's descendants become its children: prctl(2), PR_SET_CHILD_SUBREAPER."""
-    syscalls.prctl(Prctl.SET_CHILD_SUBREAPER, 1)

@@ -12,7 +12,7 @@ import pytest
 from rootless.errors import RegistryError
 from rootless.image.access import Access
 from rootless.image.auth import Credentials
-from rootless.image.connection import Connection, verify_login
+from rootless.image.connection import Connection
 from rootless.image.faults import Unauthorized
 from rootless.image.locations import Location
 from rootless.oci.reference import Reference
@@ -58,9 +58,12 @@ async def test_the_registry_under_another_name_gets_it() -> None:
 
 async def test_passwords(tmp_path: Path) -> None:
     with fake_registry("/nonexistent", lambda request: only(USER, request)) as fake:
-        await verify_login(fake.address, replace(NOBODY, credentials=USER))
+        reference = Reference(fake.address, "login")
+        async with Connection(reference, NOBODY, credentials=USER) as connection:
+            await connection.check_login()
         with pytest.raises(Unauthorized, match="refused the user name or password"):
-            await verify_login(fake.address, replace(NOBODY, credentials=Credentials("user", "other")))
+            async with Connection(reference, NOBODY, credentials=Credentials("user", "other")) as connection:
+                await connection.check_login()
         assert len(fake.requests) == 4  # a password that was refused is not shown again
 
 

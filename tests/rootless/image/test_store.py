@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from rootless.errors import ImageError, UsageError
-from rootless.image.derive import ensure, ensure_index
+from rootless.image.derive import LayerMaker, ensure
 from rootless.image.model import Derive, Image
 from rootless.image.store import ImageNotFound, Store
 from rootless.oci.digest import Digest
@@ -184,7 +184,7 @@ async def test_damage_is_seen_and_repaired(store: Store) -> None:
     with pytest.raises(ImageError, match="missing or incomplete"):
         store.resolve("a")
     with pytest.raises(ImageError, match="missing from the store"):
-        await ensure_index(store, image.layers[1])
+        await LayerMaker(store, Derive.INDEX).from_store(image.layers[1])
     raw = store.blobs.read(image.digest, 1 << 20)
     assert store.add(Document(images.OCI + ".manifest.v1+json", raw), reference=Reference.parse("a")) is None
     assert store.remove("a").untagged == ("docker.io/library/a:latest",)

@@ -14,7 +14,7 @@ import trio.testing
 from rootless.errors import RegistryError
 from rootless.image.access import Access
 from rootless.image.auth import Challenge, Credentials
-from rootless.image.connection import Connection, verify_login
+from rootless.image.connection import Connection
 from rootless.image.faults import Unauthorized
 from rootless.image.pull import pull
 from rootless.image.registry import Registry
@@ -138,9 +138,12 @@ async def test_tokens_that_live_shorter_than_a_pull(served: tuple[str, TokenServ
 @pytest.mark.registry
 async def test_logins(served: tuple[str, TokenServer]) -> None:
     address, _ = served
-    await verify_login(address, SOMEBODY)
+    async with Connection(Reference(address, "login"), SOMEBODY) as connection:
+        await connection.check_login()
+    wrong = replace(NOBODY, credentials=Credentials("user", "wrong"))
     with pytest.raises(Unauthorized, match="refused the user name or password"):
-        await verify_login(address, replace(NOBODY, credentials=Credentials("user", "wrong")))
+        async with Connection(Reference(address, "login"), wrong) as connection:
+            await connection.check_login()
 
 
 async def test_a_token_that_expires_in_the_middle_of_a_blob(tmp_path: Path) -> None:
