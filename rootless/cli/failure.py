@@ -12,6 +12,7 @@ import click
 
 from ..errors import RcontainError
 from .command import UnknownCommand
+from .format import printable
 
 INTERRUPTED = 130  # 128 + SIGINT
 BROKEN_PIPE = 141  # 128 + SIGPIPE, what a shell reports of a program that wrote into a closed pipe
@@ -41,7 +42,8 @@ def explain(error: BaseException, *, debug: bool = False) -> tuple[str, int]:
     known = [leaf for leaf in leaves if isinstance(leaf, RcontainError)]
     text = "".join(traceback.format_exception(error)) if debug else ""
     if known:
-        sentences = dict.fromkeys(f"Error: {leaf}" for leaf in known)
+        # What an image, a registry or a file is called may be in them, in whatever characters.
+        sentences = dict.fromkeys("\n".join(map(printable, f"Error: {leaf}".split("\n"))) for leaf in known)
         return text + "\n".join(sentences), known[0].exit_code
     first = leaves[0]
     if isinstance(first, click.ClickException):

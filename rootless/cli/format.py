@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from .gofunctions import to_json
 from .template import FormatError, Method, Template, View, parse
 
-__all__ = ("FormatError", "Method", "View", "layout", "render", "to_json")
+__all__ = ("FormatError", "Method", "View", "layout", "printable", "render", "to_json")
 
 # Podman's tabwriter: cells are followed by two spaces and are at least twelve wide; the last one is not padded.
 _CELL_MIN = 12
@@ -67,7 +67,7 @@ def _table(template: Template, values: Sequence[object], titles: Mapping[str, st
 
 def layout(rows: Sequence[Sequence[str]]) -> str:
     """Rows of cells as aligned lines. Characters that would change the terminal are shown as escapes."""
-    clean = [[_printable(cell) for cell in row] for row in rows]
+    clean = [[printable(cell) for cell in row] for row in rows]
     widths: list[int] = []
     for row in clean:
         for number, cell in enumerate(row[:-1]):
@@ -80,10 +80,11 @@ def layout(rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def _printable(cell: str) -> str:
-    if cell.isprintable():
-        return cell
-    return "".join(c if c.isprintable() or "\udc80" <= c <= "\udcff" else _escape(c) for c in cell)
+def printable(text: str) -> str:
+    """The text with escapes for characters that would change the terminal; bytes that are no UTF-8 stay as they are."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or "\udc80" <= c <= "\udcff" else _escape(c) for c in text)
 
 
 def _escape(character: str) -> str:
