@@ -250,6 +250,8 @@ def parse_size(text: str, flag: str) -> int:
 
 def _link(session: Session, network: Choice, flags: Mapping[str, Any]) -> Link:
     rules, capture = flags["egress"], flags["network_pcap"]
+    if capture == "":
+        raise UsageError("--network-pcap wants the name of a file")
     if not rules and not capture:
         return network.link
     check_rules(rules)

@@ -173,6 +173,7 @@ def test_ports_have_no_effect_without_a_network(options: Any) -> None:
         ["-v", "/tmp:/x", "--tmpfs", "/x/"],
         ["-p", "80:80", "-p", "80:81"],
         ["-w", "x"],
+        ["--network-pcap", ""],
         ["-h", "a_b"],
         ["-h", "-a"],
         ["--network", "x"],
