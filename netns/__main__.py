@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import fcntl
-import ipaddress
 import os
 import select
 import signal
@@ -18,6 +17,7 @@ from netns.driver import Driver
 from netns.errors import NetworkError
 from netns.guestsockets import GuestSockets
 from netns.process import Settings, build, open_tap
+from netns.sockets import is_interface, try_outbound
 from netns.splice import Splicer
 from netns.syscalls import Namespace
 from netns.tap import NamespaceRef
@@ -188,21 +188,13 @@ def _check_descriptors(options: argparse.Namespace) -> None:
 
 
 def _check_outbound(outbound: str | None, family: int) -> None:
-    """A name that is no interface now, or an address that the host has not, is more likely wrong than early."""
     if outbound is None:
         return
     try:
-        ipaddress.ip_address(outbound)
-    except ValueError:
-        try:
-            socket.if_nametoindex(outbound)
-        except OSError:
-            raise NetworkError(f"cannot send from {outbound}: there is no such interface") from None
-        return
-    try:
-        with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as probe:
-            probe.bind((outbound, 0))
+        try_outbound(outbound, family)
     except OSError as error:
+        if is_interface(outbound):
+            raise NetworkError(f"cannot send from {outbound}: there is no such interface") from None
         raise NetworkError(f"cannot send from {outbound}: {error.strerror}", hint="see: ip address") from None
 
 

@@ -56,13 +56,29 @@ class Sockets:
                     raise
 
 
-def _leave_by(sock: socket.socket, outbound: str, far: str) -> None:
+def is_interface(outbound: str) -> bool:
+    """Whether what packets are to leave by is the name of an interface; otherwise it is an address."""
     try:
         ipaddress.ip_address(outbound)
     except ValueError:
-        if not (far == "::1" or far.startswith("127.")):
-            # By name at each socket, so that an interface that comes and goes is followed; see socket(7). Needs no
-            # privilege since Linux 5.7 where the socket is not yet bound to one.
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, outbound.encode() + b"\0")
-    else:
+        return True
+    return False
+
+
+def try_outbound(outbound: str, family: int) -> None:
+    """Raise OSError if packets of `family` cannot leave by that: a name that is no interface now, or an address that
+    the host has not, is more likely wrong than early."""
+    if is_interface(outbound):
+        socket.if_nametoindex(outbound)
+        return
+    with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as probe:
+        probe.bind((outbound, 0))
+
+
+def _leave_by(sock: socket.socket, outbound: str, far: str) -> None:
+    if not is_interface(outbound):
         sock.bind((outbound, 0))
+    elif not (far == "::1" or far.startswith("127.")):
+        # By name at each socket, so that an interface that comes and goes is followed; see socket(7). Needs no
+        # privilege since Linux 5.7 where the socket is not yet bound to one.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, outbound.encode() + b"\0")

@@ -49,7 +49,8 @@ def create(
     if choice.driver == "overlay":
         derive = Derive.SOONEST if options.storage_driver == "auto" else Derive.TREE
     image = _image(session, store, options, derive, access)
-    choice = driver.for_image(choice, options.storage_driver, _has(store, image, Derive.TREE))
+    if derive is Derive.SOONEST:
+        choice = driver.for_image(choice, options.storage_driver, _has(store, image, Derive.TREE))
     return _record(session, options, image, ids, choice.driver, to_run)
 
 

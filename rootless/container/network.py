@@ -14,6 +14,7 @@ from netns import egress
 from netns.errors import NetworkError
 from netns.process import Reservation
 from netns.settings import Addresses, PublishedPort, Settings
+from netns.sockets import is_interface, try_outbound
 
 from ..errors import HostError, UsageError
 from ..runtime.rootdir import RootDir
@@ -137,20 +138,13 @@ def _check_outbound(outbound: str, family: int) -> None:
     if not outbound:
         return
     try:
-        ipaddress.ip_address(outbound)
-    except ValueError:
-        try:
-            socket.if_nametoindex(outbound)
-        except OSError:
-            raise HostError(
-                f"cannot send from the interface {outbound}: there is none of that name", hint="see: ip link"
-            ) from None
-        return
-    try:
-        with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as probe:
-            probe.bind((outbound, 0))
+        try_outbound(outbound, family)
     except OSError as error:
-        raise HostError(f"cannot send from the address {outbound}: {error.strerror}", hint="see: ip address") from None
+        if is_interface(outbound):
+            reason, hint = f"the interface {outbound}: there is none of that name", "see: ip link"
+        else:
+            reason, hint = f"the address {outbound}: {error.strerror}", "see: ip address"
+        raise HostError(f"cannot send from {reason}", hint=hint) from None
 
 
 def _check_capture(path: str) -> None:
